@@ -1,0 +1,1 @@
+"""Bytes on disk: the safetensors container, the bitmasks, the nested and the packed checkpoint."""

@@ -1,0 +1,173 @@
+"""Bitmasks: one bit a weight, 1 = kept, little bit order, each tensor beginning on a byte."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elsa_cli.checkpoint.dtypes import Bits
+from elsa_cli.checkpoint.work import Scratch
+
+__all__ = [
+    "BitStream",
+    "Bools",
+    "Bytes",
+    "Deflater",
+    "decode_text",
+    "encode_text",
+    "mask_bytes",
+    "pack_bits",
+    "popcount",
+    "unpack_bits",
+    "zero_unkept",
+]
+
+Bools = NDArray[np.bool_]
+Bytes = NDArray[np.uint8]
+
+
+def mask_bytes(numel: int) -> int:
+    """Return the bytes of the mask of `numel` weights."""
+    return -(-numel // 8)
+
+
+def pack_bits(mask: Bools) -> Bytes:
+    """Pack booleans: bit i of byte j is element 8j + i; spare bits are 0."""
+    return np.packbits(mask, bitorder="little")
+
+
+def unpack_bits(packed: Bytes, numel: int) -> Bools:
+    """Return the first `numel` bits as booleans."""
+    return np.unpackbits(packed, count=numel, bitorder="little").view(np.bool_)
+
+
+def popcount(packed: Bytes) -> int:
+    """Return how many bits are set."""
+    words = packed.size & ~7
+    return int(np.bitwise_count(packed[:words].view(np.uint64)).sum(dtype=np.int64)) + int(
+        np.bitwise_count(packed[words:]).sum(dtype=np.int64)
+    )
+
+
+def _lanes(itemsize: int) -> NDArray[Any]:
+    """Return for each byte of a mask the 8 elements to AND with: all ones or zero."""
+    table = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    ones = (1 << 8 * itemsize) - 1
+    lanes: NDArray[Any] = table.astype(f"<u{itemsize}") * np.array(ones, f"<u{itemsize}")
+    return lanes
+
+
+_LANES = {size: _lanes(size) for size in (1, 2, 4, 8)}
+
+
+def zero_unkept(bits: Bits, packed: Bytes, scratch: Scratch) -> None:
+    """Set to +0.0, in place, every weight of `bits` whose bit in `packed` is 0."""
+    size = bits.itemsize
+    table = _LANES[size]
+    index = scratch.array("mask index", packed.size, np.intp)
+    np.copyto(index, packed)
+    lanes = scratch.array("mask lanes", packed.size * 8, bits.dtype)
+    # clip: with `out`, numpy's default mode would check and copy through a buffer of its own
+    np.take(table, index, axis=0, out=lanes.reshape(-1, 8), mode="clip")
+    np.bitwise_and(bits, lanes[: bits.size], out=bits)
+
+
+class Deflater:
+    """Raw deflate with Huffman codes only: within 2 % of the entropy on independent bits."""
+
+    def __init__(self, sink: Callable[[bytes], object]) -> None:
+        """Send what is coded to `sink`."""
+        self._coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
+        self._sink = sink
+
+    def write(self, data: Bytes | bytes) -> None:
+        """Code some more bytes."""
+        self._sink(self._coder.compress(data if isinstance(data, bytes) else data.data))
+
+    def close(self) -> None:
+        """Code what is left and end the stream."""
+        self._sink(self._coder.flush())
+
+
+def encode_text(raw: bytes | bytearray) -> str:
+    """Return base64 of the deflated bytes, for a header."""
+    parts: list[bytes] = []
+    coder = Deflater(parts.append)
+    coder.write(bytes(raw))
+    coder.close()
+    return base64.b64encode(b"".join(parts)).decode("ascii")
+
+
+def decode_text(text: str, size: int) -> bytes:
+    """Undo `encode_text`.
+
+    Raises:
+        ValueError: It is not base64 of deflated bytes, or not of `size` bytes.
+    """
+    try:
+        coder = zlib.decompressobj(-15)
+        raw = coder.decompress(base64.b64decode(text, validate=True), size + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if len(raw) != size or not coder.eof or coder.unused_data:
+        raise ValueError(f"it does not hold {size:,} bytes")
+    return raw
+
+
+class BitStream:
+    """Bits of one deflated mask, taken a few at a time.
+
+    Args:
+        read: Returns up to so many further coded bytes, b"" at the end.
+    """
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        """Begin before the first bit."""
+        self._read = read
+        self._coder = zlib.decompressobj(-15)
+        self._left: Bools = np.zeros(0, np.bool_)
+
+    def take(self, count: int) -> Bools:
+        """Return the next `count` bits.
+
+        Raises:
+            ValueError: The stream is damaged or has fewer.
+        """
+        parts = [self._left]
+        have = self._left.size
+        while have < count:
+            raw = np.frombuffer(self._inflate(-(-(count - have) // 8)), np.uint8)
+            if not raw.size:
+                raise ValueError("the coded mask ends early")
+            parts.append(unpack_bits(raw, 8 * raw.size))
+            have += 8 * raw.size
+        bits = np.concatenate(parts) if len(parts) > 1 else self._left
+        self._left = bits[count:]
+        return bits[:count]
+
+    def _inflate(self, size: int) -> bytes:
+        try:
+            while not self._coder.eof:
+                coded = self._coder.unconsumed_tail or self._read(1 << 16)
+                raw = self._coder.decompress(coded, size)
+                if raw or not coded:
+                    return raw
+        except zlib.error as error:
+            raise ValueError(f"the coded mask is damaged ({error})") from error
+        return b""
+
+    def finish(self) -> None:
+        """Check that nothing but padding is left.
+
+        Raises:
+            ValueError: There are further bits or bytes.
+        """
+        if self._left.size >= 8 or self._left.any() or self._inflate(1) or self._coder.unused_data:
+            raise ValueError("the coded mask is too long")
+        if not self._coder.eof or self._read(1):
+            raise ValueError("the coded mask has no end")

@@ -1,0 +1,260 @@
+"""The manifest: canonical JSON under `__metadata__["elsa"]` of nested and packed checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from elsa_cli.checkpoint.container import TensorInfo
+from elsa_cli.checkpoint.dtypes import DTYPES, DType
+from elsa_cli.checkpoint.level import DENSE, Level, parse_level
+from elsa_cli.errors import BadManifest, ElsaError, LevelNotStored, UnknownVersion
+
+__all__ = ["KEY", "VERSION", "Entry", "Manifest", "Packing", "decode", "foreign", "is_ours"]
+
+KEY = "elsa"
+VERSION = 1
+DIGEST_DIGITS = 64
+
+
+def is_ours(key: str) -> bool:
+    """Tell whether a metadata key or a tensor's name belongs to the format."""
+    return key == KEY or key.startswith(KEY + ".")
+
+
+def foreign(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata that is not ours."""
+    return {k: v for k, v in metadata.items() if not is_ours(k)}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One prunable tensor.
+
+    Attributes:
+        name: Its name in the dense network.
+        dtype: Its dtype.
+        shape: Its shape.
+        kept: Kept weights at each level, in the order of the manifest's levels.
+        digest: Digest of its dense bytes, 64 hexadecimal digits.
+        coded: Bytes of its coded shell mask at each level; only in a packed checkpoint.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    kept: tuple[int, ...]
+    digest: str
+    coded: tuple[int, ...] = ()
+
+    @property
+    def numel(self) -> int:
+        """Number of weights."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What only a packed checkpoint has.
+
+    Attributes:
+        prefix: Bytes of the file that each level needs, then those of dense.
+        digests: Digest of each section of the data, by name.
+    """
+
+    prefix: tuple[int, ...]
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a nested or packed checkpoint says of itself.
+
+    Attributes:
+        levels: Stored levels, sparsest first, without dense.
+        tensors: The prunable tensors, in the order of their data.
+        method: How the masks were chosen: name, options, scope, distribution, group.
+        seed: Seed of the methods that draw random numbers.
+        masks: Where a nested checkpoint has its masks: `header` or `tensors`; `auto` in a packed
+            one that was never nested.
+        mask_digests: Digest of each level's mask.
+        per_level: Names of the tensors that differ by level.
+        packing: Only in a packed checkpoint.
+    """
+
+    levels: tuple[Level, ...]
+    tensors: tuple[Entry, ...]
+    method: Mapping[str, Any]
+    seed: int
+    masks: str
+    mask_digests: tuple[str, ...]
+    per_level: tuple[str, ...] = ()
+    packing: Packing | None = None
+
+    @property
+    def kind(self) -> str:
+        """`nested` or `packed`."""
+        return "packed" if self.packing else "nested"
+
+    @property
+    def prunable(self) -> int:
+        """Weights in all prunable tensors."""
+        return sum(t.numel for t in self.tensors)
+
+    def kept(self, level: Level) -> int:
+        """Return the prunable weights that a level keeps."""
+        if level == DENSE:
+            return self.prunable
+        at = self.levels.index(level)
+        return sum(t.kept[at] for t in self.tensors)
+
+    def find(self, level: Level, file: str) -> Level:
+        """Return the stored level that equals `level`.
+
+        Raises:
+            LevelNotStored: There is none; the message lists those there are.
+        """
+        if level in (*self.levels, DENSE):
+            return level
+        stored = ", ".join(str(s) for s in (*self.levels, DENSE))
+        raise LevelNotStored(f"level {level} is not stored", file=file, hint=f"stored are {stored}")
+
+    def encode(self) -> str:
+        """Return canonical JSON: sorted keys, no spaces."""
+        tensors = []
+        for t in self.tensors:
+            fields: dict[str, Any] = {
+                "name": t.name,
+                "dtype": t.dtype.name,
+                "shape": t.shape,
+                "kept": t.kept,
+                "digest": t.digest,
+            }
+            if self.packing:
+                fields["coded"] = t.coded
+            tensors.append(fields)
+        manifest: dict[str, Any] = {
+            "version": VERSION,
+            "kind": self.kind,
+            "levels": [level.text for level in self.levels],
+            "masks": self.masks,
+            "mask_digests": self.mask_digests,
+            "method": self.method,
+            "seed": self.seed,
+            "per_level": self.per_level,
+            "tensors": tensors,
+        }
+        if self.packing:
+            manifest["prefix"] = self.packing.prefix
+            manifest["section_digests"] = dict(self.packing.digests)
+        return json.dumps(manifest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    def longest(self) -> Manifest:
+        """Return this manifest with every count and digest at its longest.
+
+        A header as long as this one's can be reserved before the masks are known.
+        """
+        tensors = tuple(
+            replace(t, kept=(t.numel,) * len(self.levels), digest="0" * DIGEST_DIGITS)
+            for t in self.tensors
+        )
+        digests = ("0" * DIGEST_DIGITS,) * len(self.levels)
+        return replace(self, tensors=tensors, mask_digests=digests)
+
+    def check_against(self, tensors: Mapping[str, TensorInfo], file: str) -> None:
+        """Raise BadManifest unless dense tensors match what is listed here."""
+        for t in self.tensors:
+            found = tensors.get(t.name)
+            if found is None or (found.dtype, found.shape) != (t.dtype, t.shape):
+                raise BadManifest(
+                    f"the manifest lists {t.dtype.name} {list(t.shape)}, the file has "
+                    + (f"{found.dtype.name} {list(found.shape)}" if found else "no such tensor"),
+                    file=file,
+                    tensor=t.name,
+                    hint="the file was changed after it was made; sparsify it again",
+                )
+
+
+def decode(text: str, file: str) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        UnknownVersion: A later version of the format.
+        BadManifest: It is damaged.
+    """
+    try:
+        fields = json.loads(text)
+        version = fields["version"]
+        if version != VERSION:
+            raise UnknownVersion(
+                f"format version {version!r}, this program reads {VERSION}",
+                file=file,
+                hint="install a later elsa-cli",
+            )
+        return _from_fields(fields)
+    except UnknownVersion:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ElsaError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadManifest(
+            f"the manifest is damaged ({reason})", file=file, hint="make the file again"
+        ) from error
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is not a count")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a string")
+    return value
+
+
+def _listed(values: Any, length: int) -> list[Any]:
+    if not isinstance(values, list) or len(values) != length:
+        raise ValueError(f"a list of {length} is needed")
+    return values
+
+
+def _from_fields(fields: Mapping[str, Any]) -> Manifest:
+    levels = tuple(parse_level(_text(text)) for text in fields["levels"])
+    if list(levels) != sorted(set(levels), reverse=True) or DENSE in levels or not levels:
+        raise ValueError("levels are not sparsest first")
+    kind = fields["kind"]
+    if kind not in ("nested", "packed"):
+        raise ValueError(f"kind is {kind!r}")
+    packed = kind == "packed"
+    if fields["masks"] not in ("header", "tensors", *(["auto"] if packed else [])):
+        raise ValueError(f"masks are in {fields['masks']!r}")
+    tensors = []
+    for t in fields["tensors"]:
+        kept = tuple(_count(k) for k in _listed(t["kept"], len(levels)))
+        shape = tuple(_count(s) for s in t["shape"])
+        dtype = DTYPES[t["dtype"]]
+        if dtype.float_bits is None or list(kept) != sorted(kept) or kept[-1] > math.prod(shape):
+            raise ValueError(f"{t['name']!r} has impossible counts or dtype")
+        coded = tuple(_count(c) for c in _listed(t["coded"], len(levels))) if packed else ()
+        tensors.append(Entry(_text(t["name"]), dtype, shape, kept, _text(t["digest"]), coded))
+    if len({t.name for t in tensors}) != len(tensors):
+        raise ValueError("a tensor is listed twice")
+    packing = None
+    if packed:
+        prefix = tuple(_count(p) for p in _listed(fields["prefix"], len(levels) + 1))
+        digests = {_text(k): _text(v) for k, v in fields["section_digests"].items()}
+        packing = Packing(prefix, digests)
+    return Manifest(
+        levels,
+        tuple(tensors),
+        dict(fields["method"]),
+        _count(fields["seed"]),
+        fields["masks"],
+        tuple(_text(d) for d in _listed(fields["mask_digests"], len(levels))),
+        tuple(_text(name) for name in fields["per_level"]),
+        packing,
+    )

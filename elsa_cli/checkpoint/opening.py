@@ -1,0 +1,72 @@
+"""Opening a checkpoint of any kind by its path."""
+
+from __future__ import annotations
+
+import os
+
+from elsa_cli.checkpoint.container import Container
+from elsa_cli.checkpoint.manifest import KEY, decode, is_ours
+from elsa_cli.checkpoint.nested import NestedReader
+from elsa_cli.checkpoint.packed import PackedReader
+from elsa_cli.checkpoint.reader import Reader
+from elsa_cli.errors import AlreadyNested, InputError, NotNested
+
+__all__ = ["open_any", "open_nested", "open_plain"]
+
+
+def open_any(path: str | os.PathLike[str]) -> Reader | Container:
+    """Open a safetensors file: a Reader if it is nested or packed, else a Container.
+
+    Raises:
+        InputError: It is damaged; see the kinds in `elsa_cli.errors`.
+    """
+    container = Container(path)
+    try:
+        if KEY not in container.metadata:
+            container.require_whole()
+            return container
+        manifest = decode(container.metadata[KEY], container.path)
+        return (PackedReader if manifest.packing else NestedReader)(container, manifest)
+    except BaseException:
+        container.close()
+        raise
+
+
+def open_nested(path: str | os.PathLike[str]) -> Reader:
+    """Open a nested or packed checkpoint; closes as a context manager.
+
+    Raises:
+        NotNested: A plain checkpoint.
+        InputError: It is damaged; see the kinds in `elsa_cli.errors`.
+    """
+    opened = open_any(path)
+    if isinstance(opened, Container):
+        opened.close()
+        raise NotNested(
+            "holds no levels", file=opened.path, hint="make them with `elsa sparsify` first"
+        )
+    return opened
+
+
+def open_plain(path: str | os.PathLike[str]) -> Container:
+    """Open an ordinary checkpoint.
+
+    Raises:
+        AlreadyNested: A nested or packed one.
+        InputError: It is damaged, or uses names that are reserved for the format.
+    """
+    opened = open_any(path)
+    if isinstance(opened, Reader):
+        opened.close()
+        raise AlreadyNested(
+            f"is a {opened.manifest.kind} checkpoint already",
+            file=opened.path,
+            hint="take a network out with `elsa extract --level dense` first",
+        )
+    reserved = next((t.name for t in opened.tensors if is_ours(t.name)), None)
+    if reserved is not None:
+        opened.close()
+        raise InputError(
+            "names that begin with 'elsa.' are reserved", file=opened.path, tensor=reserved
+        )
+    return opened

@@ -1,0 +1,273 @@
+"""Output files: complete or absent, never half written.
+
+Bytes go to a file without a name in the output's folder, which vanishes with the process, even
+under SIGKILL. It gets its name, or replaces what has it, only once it is complete and synced.
+Where the file system has no nameless files, a hidden sibling serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+from elsa_cli.errors import DiskFull, OutputError, OutputExists, UsageError
+
+__all__ = ["STDOUT", "OutputFile", "Policy", "copy_steps"]
+
+STDOUT = "-"
+COPY_BYTES = 1 << 24  # bytes a call; small enough that an interrupt is answered at once
+
+
+def copy_steps(moves: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Join adjacent moves (source, offset, size) of bytes, and split them into even steps."""
+    joined: list[list[int]] = []
+    for source, offset, size in moves:
+        if joined and [source, offset] == [joined[-1][0] + joined[-1][2], sum(joined[-1][1:])]:
+            joined[-1][2] += size
+        else:
+            joined.append([source, offset, size])
+    for source, offset, size in joined:
+        for at in range(0, size, COPY_BYTES):
+            yield source + at, offset + at, min(COPY_BYTES, size - at)
+
+
+class Policy:
+    """What may be overwritten.
+
+    Args:
+        inputs: Files that are being read.
+        clobber: Whether an existing output may be replaced.
+        force: Whether an output may replace one of the inputs.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[str | os.PathLike[str]] = (),
+        *,
+        clobber: bool = True,
+        force: bool = False,
+    ) -> None:
+        """Keep the choices."""
+        self.inputs = [os.fspath(i) for i in inputs]
+        self.clobber = clobber
+        self.force = force
+
+    def check(self, path: str) -> None:
+        """Raise unless `path` may be written.
+
+        Raises:
+            OutputExists: It exists and may not be replaced.
+            UsageError: It is one of the inputs.
+            OutputError: It is a folder, or its folder does not exist.
+        """
+        if path == STDOUT:
+            return
+        if os.path.isdir(path):
+            raise OutputError("is a folder", file=path, hint="name a file with -o")
+        folder = os.path.dirname(os.path.realpath(path))
+        if not os.path.isdir(folder):
+            raise OutputError("its folder does not exist", file=path, hint=f"mkdir -p {folder}")
+        if not os.path.exists(path):
+            return
+        if not self.clobber and os.path.isfile(path):
+            raise OutputExists("exists already", file=path, hint="leave out --no-clobber")
+        if not self.force and any(os.path.samefile(path, i) for i in self.inputs):
+            raise UsageError(
+                "the output is also an input", file=path, hint="choose another -o, or add --force"
+            )
+
+
+class OutputFile:
+    """One output, written at any offset from any thread; `commit` puts it in place.
+
+    Used as a context manager: leaving without `commit` discards it, and an existing file of that
+    name stays as it was. Devices and pipes are never replaced: they get the bytes at `commit`.
+
+    Args:
+        path: Where it goes; `-` is standard output.
+        policy: What may be overwritten.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], policy: Policy | None = None) -> None:
+        """Open a nameless file.
+
+        Raises:
+            OutputError: It cannot be created, or the policy forbids it.
+        """
+        self.path = os.fspath(path)
+        policy = policy or Policy()
+        policy.check(self.path)
+        self._stream = self.path == STDOUT
+        self._target = self.path if self._stream else os.path.realpath(self.path)
+        self._existing: os.stat_result | None = None
+        if not self._stream and os.path.exists(self._target):
+            self._existing = os.stat(self._target)
+            self._stream = not stat.S_ISREG(self._existing.st_mode)
+        self._folder = tempfile.gettempdir() if self._stream else os.path.dirname(self._target)
+        self._hidden: str | None = None
+        self._open = False
+        with self._reporting():
+            self.fd = self._create()
+        self._open = True
+
+    def _create(self) -> int:
+        mode = 0o600 if self._stream else 0o666
+        with contextlib.suppress(OSError, AttributeError):
+            return os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+        self._hidden = self._sibling()
+        return os.open(self._hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, mode)
+
+    def _sibling(self) -> str:
+        name = os.path.basename(self._target) if not self._stream else "stdout"
+        return os.path.join(self._folder, f".{name[:200]}.{secrets.token_hex(6)}.tmp")
+
+    def reserve(self, size: int) -> None:
+        """Raise DiskFull if the file system has no room for `size` bytes."""
+        with self._reporting():
+            room = os.fstatvfs(self.fd)
+            free = room.f_frsize * (room.f_bavail if os.geteuid() else room.f_bfree)
+        if size > free:
+            raise DiskFull(
+                f"needs {size:,} bytes, {free:,} are free in {self._folder}", file=self.path
+            )
+
+    def write_at(self, offset: int, data: memoryview | bytes) -> None:
+        """Write `data` (bytes) at `offset`."""
+        view = memoryview(data)
+        with self._reporting():
+            while len(view):
+                done = os.pwrite(self.fd, view, offset)
+                view, offset = view[done:], offset + done
+
+    def resize(self, size: int) -> None:
+        """Make the file `size` bytes long; what is not written reads as zero."""
+        with self._reporting():
+            os.ftruncate(self.fd, size)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` with bytes that were written from `offset`."""
+        with self._reporting():
+            done = 0
+            while done < len(buffer):
+                done += os.preadv(self.fd, [buffer[done:]], offset + done)
+
+    def copy_from(self, fd: int, source: int, offset: int, size: int) -> None:
+        """Copy `size` bytes of the open file `fd` at `source` to `offset`, inside the kernel."""
+        while size:
+            done = self._copy_some(fd, source, offset, min(size, COPY_BYTES))
+            source, offset, size = source + done, offset + done, size - done
+
+    def _copy_some(self, fd: int, source: int, offset: int, size: int) -> int:
+        try:
+            done = os.copy_file_range(fd, self.fd, size, source, offset)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
+                with self._reporting():
+                    raise
+            done = 0
+        if not done:  # no such call here (or between these file systems), or the source has ended
+            with self._reporting():
+                data = os.pread(fd, min(size, 1 << 20), source)
+            self.write_at(offset, data)
+            done = len(data)
+        if not done:
+            raise OutputError("an input ended while it was copied", file=self.path)
+        return done
+
+    def commit(self) -> None:
+        """Put the complete file in place, or send it to its stream."""
+        with self._reporting():
+            if self._stream:
+                self._send()
+            else:
+                self._rename()
+        self._hidden = None
+
+    def _send(self) -> None:
+        with contextlib.ExitStack() as stack:
+            if self.path == STDOUT:
+                sys.stdout.flush()
+                sink = sys.stdout.fileno()
+            else:
+                sink = os.open(self._target, os.O_WRONLY | os.O_CLOEXEC)
+                stack.callback(os.close, sink)
+            os.lseek(self.fd, 0, os.SEEK_SET)
+            with (
+                open(self.fd, "rb", closefd=False) as spool,
+                open(sink, "wb", closefd=False) as out,
+            ):
+                shutil.copyfileobj(spool, out, 1 << 20)
+        if self._hidden:
+            os.unlink(self._hidden)
+
+    def _rename(self) -> None:
+        if self._existing is not None:
+            os.fchmod(self.fd, stat.S_IMODE(self._existing.st_mode))
+            with contextlib.suppress(OSError):
+                os.fchown(self.fd, self._existing.st_uid, self._existing.st_gid)
+        os.fsync(self.fd)
+        folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if not (self._hidden is None and self._existing is None and self._name_new(folder)):
+                if self._hidden is None:
+                    self._hidden = self._sibling()
+                    self._link(folder, self._hidden)
+                os.replace(self._hidden, self._target)
+            with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
+                os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _name_new(self, folder: int) -> bool:
+        """Give the nameless file its name; False if somebody else took it meanwhile."""
+        with contextlib.suppress(FileExistsError):
+            self._link(folder, self._target)
+            return True
+        return False
+
+    def _link(self, folder: int, path: str) -> None:
+        # The folder's descriptor is what makes Python call linkat, which follows /proc's link.
+        nameless = f"/proc/self/fd/{self.fd}"
+        os.link(nameless, os.path.basename(path), dst_dir_fd=folder, follow_symlinks=True)
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Turn an error of the system into one line of ours."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise DiskFull(
+                    f"no space is left in {self._folder} ({error.strerror})", file=self.path
+                ) from error
+            raise OutputError(f"cannot be written: {error.strerror}", file=self.path) from error
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Discard what was not committed."""
+        if self._hidden:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._hidden)
+            self._hidden = None
+        if self._open:
+            os.close(self.fd)
+            self._open = False

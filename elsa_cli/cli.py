@@ -1,0 +1,137 @@
+"""The command group, and the one place where an error becomes an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pkgutil
+import signal
+import sys
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import click
+
+from elsa_cli import commands
+from elsa_cli.errors import ElsaError
+
+__all__ = ["cli", "main"]
+
+BROKEN_PIPE = 128 + signal.SIGPIPE
+
+
+class _Stopped(BaseException):
+    """A signal asked the program to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+class _Group(click.Group):
+    """Finds commands by the files of `elsa_cli/commands/`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        names = [m.name for m in pkgutil.iter_modules(commands.__path__)]
+        return sorted(n.replace("_", "-") for n in names if not n.startswith("_"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = import_module(f"{commands.__name__}.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"elsa {version('elsa-cli')}")
+        ctx.exit()
+
+
+@click.command(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """Keep several sparse networks inside one dense network, in one safetensors checkpoint.
+
+    \b
+    Example:
+      elsa sparsify model.safetensors --levels 0.5,0.7,0.9
+      elsa extract --level 0.9 -o sparse.safetensors
+    """
+
+
+def _complain(message: str) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(click.style("Error: ", fg="red", bold=True) + message, err=True)
+
+
+def _open_standard_streams() -> None:
+    """Give closed standard streams something to be, lest a file of ours takes their number."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is fd
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise _Stopped(number)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command; return the exit code."""
+    try:
+        result: Any = cli.main(arguments, prog_name="elsa", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except ElsaError as error:
+        if "--debug" in arguments:
+            raise
+        _complain(str(error))
+        return error.exit_code
+    except click.ClickException as error:
+        where = getattr(error, "ctx", None)
+        command = where.command_path if where else "elsa"
+        _complain(f"{' '.join(error.format_message().split())} (see `{command} --help`)")
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted")
+        return 128 + signal.SIGINT
+    except _Stopped as stopped:
+        _complain("stopped by a signal")
+        return stopped.exit_code
+    except BrokenPipeError:
+        return BROKEN_PIPE
+    except (OSError, MemoryError) as error:
+        if "--debug" in arguments:
+            raise
+        _complain(str(error) or "out of memory")
+        return 1
+
+
+def main() -> None:
+    """Run `elsa` with the arguments of the process."""
+    _open_standard_streams()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    code = _run(sys.argv[1:])
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        # Nobody reads what is left in the buffer; let the interpreter flush it to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = code or BROKEN_PIPE
+    sys.exit(code)

@@ -1,0 +1,125 @@
+"""Options that commands share, and how reports leave the program."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from elsa_cli.errors import UsageError
+from elsa_cli.ui import Screen
+
+__all__ = [
+    "check_stream",
+    "checkpoint_argument",
+    "default_output",
+    "output_options",
+    "run_options",
+    "send",
+    "to_json",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def checkpoint_argument(name: str) -> Callable[[F], F]:
+    """Add the argument that names the input; `-` and none at all mean standard input."""
+    return click.argument("checkpoint", metavar=f"[{name}]", required=False)
+
+
+def run_options(function: F) -> F:
+    """Add the options that every command has."""
+    for option in (
+        click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
+        click.option("-v", "--verbose", is_flag=True, help="Show a row for each tensor."),
+        click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+        click.option(
+            "--threads",
+            type=click.IntRange(1, 256),
+            help="Number of threads.  [default: one a core, 8 at most]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def output_options(what: str) -> Callable[[F], F]:
+    """Add the options of commands that write a file.
+
+    Args:
+        what: The default output, for the help text.
+    """
+
+    def add(function: F) -> F:
+        for option in (
+            click.option("--force", is_flag=True, help="Let the output replace an input."),
+            click.option("--no-clobber", is_flag=True, help="Refuse to replace an existing file."),
+            click.option(
+                "-o",
+                "--output",
+                metavar="FILE",
+                help=f"Where it goes; - is standard output.  [default: {what}]",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+def check_stream(output: str | None, as_json: bool) -> None:
+    """Refuse what would mix bytes into something else.
+
+    Raises:
+        UsageError: See the messages.
+    """
+    if output == "-" and as_json:
+        raise UsageError("-o - and --json both need standard output", hint="leave out one of them")
+    if output == "-" and sys.stdout is not None and sys.stdout.isatty():
+        raise UsageError(
+            "standard output is a terminal", hint="redirect it, or name a file with -o"
+        )
+
+
+def default_output(output: str | None, named: bool) -> str | None:
+    """Return the output, which must be given if the input has no name to derive one from.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if output is None and not named:
+        raise UsageError(
+            "bytes from standard input have no name to derive the output's from",
+            hint="give -o FILE, or -o - for standard output",
+        )
+    return output
+
+
+def send(screen: Screen, outputs: Sequence[str], payload: dict[str, Any] | None) -> None:
+    """Print the result: the paths, a line each, or one JSON object."""
+    if payload is not None:
+        click.echo(json.dumps(payload, ensure_ascii=False))
+        return
+    for path in outputs:
+        if path != "-":
+            click.echo(path)
+
+
+def to_json(value: Any) -> Any:
+    """Return a report as what JSON can hold; a level becomes its text."""
+    from elsa_cli.checkpoint.level import Level
+
+    if isinstance(value, Level):
+        return value.text
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    return value

@@ -1,0 +1,193 @@
+"""`elsa sparsify`: choose the nested masks of a checkpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from elsa_cli.commands._common import (
+    check_stream,
+    checkpoint_argument,
+    default_output,
+    output_options,
+    run_options,
+    send,
+    to_json,
+)
+from elsa_cli.commands._input import open_input
+from elsa_cli.errors import UsageError
+from elsa_cli.sparsifiers import methods
+from elsa_cli.ui import Screen, count, percent, size
+
+if TYPE_CHECKING:
+    from elsa_cli.operations.sparsify import SparsifyReport
+
+__all__ = ["command"]
+
+
+@click.command(name="sparsify")
+@checkpoint_argument("CHECKPOINT")
+@click.option(
+    "--levels",
+    required=True,
+    metavar="LEVELS",
+    help="Sparsities, in any order: 0.5,0.7,0.9 or 50%,70%,90%.",
+)
+@output_options("NAME.elsa.safetensors beside the input")
+@click.option(
+    "--method",
+    type=click.Choice(methods()),
+    default="magnitude",
+    show_default=True,
+    help="What scores the weights.",
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the method."
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["global", "layer"]),
+    help="Do all weights compete, or those of each layer?  [default: global]",
+)
+@click.option(
+    "--distribution",
+    type=click.Choice(["uniform", "erk"]),
+    help="Density of each layer; implies --scope layer.  [default: uniform]",
+)
+@click.option(
+    "--group",
+    type=int,
+    metavar="M",
+    help="n:m pattern: the best of each M weights along the input dimension. With --group 4, level "
+    "0.5 keeps 2 of 4 and 0.75 keeps 1 of 4.",
+)
+@click.option(
+    "--include", multiple=True, metavar="GLOB", help="Prune these tensors, and no others."
+)
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these tensors dense.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random methods."
+)
+@click.option(
+    "--masks",
+    type=click.Choice(["auto", "header", "tensors"]),
+    default="auto",
+    show_default=True,
+    help="Where the masks go. In the header, the file loads as the dense network everywhere; "
+    "auto does so up to 16 MiB of header.",
+)
+@click.option("--allow-nonfinite", is_flag=True, help="Rank NaN and infinity highest.")
+@click.option("--dry-run", is_flag=True, help="Show what would be pruned; write nothing.")
+@run_options
+def command(
+    checkpoint: str | None,
+    levels: str,
+    output: str | None,
+    no_clobber: bool,
+    force: bool,
+    method: str,
+    settings: tuple[str, ...],
+    scope: str | None,
+    distribution: str | None,
+    group: int | None,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    seed: int,
+    masks: str,
+    allow_nonfinite: bool,
+    dry_run: bool,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Choose nested masks for CHECKPOINT, a safetensors file.
+
+    The masks of all levels are stored next to the untouched dense weights. Each level keeps
+    exactly round((1 - level) * weights) of the prunable weights: floats of two or more dimensions
+    that are not embeddings or heads.
+
+    \b
+    Example:
+      elsa sparsify model.safetensors --levels 0.5,0.7,0.9
+    """
+    from elsa_cli.operations.sparsify import sparsify
+
+    screen = Screen(quiet=quiet, verbose=verbose)
+    check_stream(output, as_json)
+    with (
+        open_input(checkpoint, screen, search=False) as source,
+        screen.progress("sparsify") as progress,
+    ):
+        if not dry_run:
+            output = default_output(output, source.named)
+        report = sparsify(
+            source.path,
+            levels,
+            output,
+            method=method,
+            settings=_settings(settings),
+            scope=scope,
+            distribution=distribution,
+            group=group,
+            include=include,
+            exclude=exclude,
+            seed=seed,
+            masks=masks,
+            threads=threads,
+            allow_nonfinite=allow_nonfinite,
+            dry_run=dry_run,
+            clobber=not no_clobber,
+            force=force,
+            progress=progress,
+        )
+    _show(screen, report)
+    outputs = [] if report.output is None else [report.output]
+    send(screen, outputs, to_json(report) if as_json else None)
+
+
+def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+    split = [pair.partition("=") for pair in pairs]
+    for name, equals, _ in split:
+        if not equals or not name:
+            raise UsageError(f"--set {name}: not NAME=VALUE")
+    return {name: value for name, _, value in split}
+
+
+def _show(screen: Screen, report: SparsifyReport) -> None:
+    if screen.verbose:
+        screen.table(
+            ["tensor", "shape", "dtype", *(f"kept at {level}" for level in report.levels)],
+            [
+                [
+                    t.name,
+                    "x".join(map(str, t.shape)),
+                    t.dtype,
+                    *(percent(kept / t.numel) for kept in t.kept),
+                ]
+                for t in report.tensors
+            ],
+        )
+    screen.table(
+        ["level", "kept", "of prunable", "zeroed"],
+        [
+            [
+                str(level),
+                count(kept),
+                percent(kept / report.prunable),
+                count(report.prunable - kept),
+            ]
+            for level, kept in zip(report.levels, report.kept, strict=True)
+        ],
+    )
+    if report.skipped:
+        names = ", ".join(report.skipped[:3]) + (", …" if len(report.skipped) > 3 else "")
+        screen.warn(
+            f"{len(report.skipped)} tensors stay dense, the groups do not fit them: {names}"
+        )
+    verb = "would become" if report.output is None else "became"
+    screen.note(
+        f"{count(report.prunable)} prunable weights in {len(report.tensors)} tensors; "
+        f"{size(report.bytes_in)} {verb} {size(report.bytes_out)} (masks in the {report.masks})"
+    )

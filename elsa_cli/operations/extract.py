@@ -1,0 +1,133 @@
+"""Taking levels out of a nested or packed checkpoint, by zeroing alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from elsa_cli.checkpoint.container import TensorInfo, encode_header, lay_out
+from elsa_cli.checkpoint.level import Level, parse_levels
+from elsa_cli.checkpoint.opening import open_nested
+from elsa_cli.checkpoint.output import OutputFile, Policy, copy_steps
+from elsa_cli.checkpoint.reader import Job, Reader
+from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run
+from elsa_cli.operations.paths import level_paths
+
+__all__ = ["ExtractReport", "Extracted", "extract"]
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """One network written: its level, file, size in bytes, and kept prunable weights."""
+
+    level: Level
+    output: str
+    bytes_out: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class ExtractReport:
+    """The networks written, sparsest first, and how many weights are prunable."""
+
+    written: tuple[Extracted, ...]
+    prunable: int
+    bytes_in: int
+
+
+def extract(
+    checkpoint: str | os.PathLike[str],
+    level: str | float | Level | Iterable[str | float | Level],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    clobber: bool = True,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> ExtractReport:
+    """Write one level, or several, as ordinary checkpoints.
+
+    Each has exactly the dense network's names, shapes, dtypes and foreign metadata. Kept weights
+    have the bits they have in the dense network, the others are +0.0.
+
+    Args:
+        checkpoint: A nested or packed checkpoint.
+        level: A stored level or `dense`; several as a list or as `"0.5,0.9"`.
+        output: The file; `{level}` in it stands for the level. By default NAME-0.9.safetensors.
+        threads: Number of threads; the bytes written do not depend on it.
+        clobber: Replace existing outputs.
+        force: Let an output be the input.
+        progress: Told of the bytes written.
+
+    Raises:
+        LevelNotStored: The message lists the stored levels.
+        CutFile: A packed file ends before the level does.
+        InputError: The checkpoint cannot be used.
+        OutputError: An output cannot be written; none is left behind then.
+    """
+    levels = parse_levels([level] if isinstance(level, float | Level) else level)
+    threads = threads or default_threads()
+    with open_nested(checkpoint) as reader, contextlib.ExitStack() as stack:
+        wanted = [reader.require(level) for level in levels]
+        template = None if output is None else os.fspath(output)
+        paths = level_paths(checkpoint, tuple(wanted), template)
+        policy = Policy([checkpoint], clobber=clobber, force=force)
+        for path in paths.values():
+            policy.check(path)
+        layout = lay_out((t.name, t.dtype, t.shape) for t in reader.dense.values())
+        header = encode_header(layout, reader.metadata)
+        size = len(header) + (layout[-1].end if layout else 0)
+        progress(0, size * len(wanted))
+        files = []
+        for level in wanted:
+            out = stack.enter_context(OutputFile(paths[level], policy))
+            out.reserve(size)
+            _write(out, reader, level, header, layout, threads, progress)
+            files.append(out)
+        for out in files:
+            out.commit()
+        written = tuple(
+            Extracted(level, paths[level], size, reader.manifest.kept(level)) for level in wanted
+        )
+        return ExtractReport(written, reader.manifest.prunable, os.path.getsize(checkpoint))
+
+
+def _write(
+    out: OutputFile,
+    reader: Reader,
+    level: Level,
+    header: bytes,
+    layout: tuple[TensorInfo, ...],
+    threads: int,
+    progress: Progress,
+) -> None:
+    """Write one level."""
+    place = {t.name: len(header) + t.begin for t in layout}
+    begin = reader.container.header_bytes
+    out.write_at(0, header)
+    for name, data in reader.per_level(level).items():
+        out.write_at(place[name], data)
+        progress(len(data))
+
+    def sink(name: str, offset: int, data: memoryview) -> None:
+        out.write_at(place[name] + offset, data)
+        progress(len(data))
+
+    def copy(step: tuple[int, int, int], _: Scratch) -> None:
+        out.copy_from(reader.container.fd, *step)
+        progress(step[2])
+
+    def compute(job: Job, scratch: Scratch) -> None:
+        reader.produce(job, level, scratch, sink)
+
+    def items() -> Iterator[partial[None]]:
+        moves = ((begin + t.begin, place[t.name], t.nbytes) for t in reader.verbatim(level))
+        for step in copy_steps(moves):
+            yield partial(copy, step)
+        for job in reader.jobs(level):
+            yield partial(compute, job)
+
+    run(items(), lambda item, scratch: item(scratch), Scratch, threads)

@@ -1,0 +1,225 @@
+"""What is inside a checkpoint, nested, packed or plain."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from elsa_cli.checkpoint.container import Container, TensorInfo
+from elsa_cli.checkpoint.level import DENSE, Level
+from elsa_cli.checkpoint.manifest import Manifest, foreign
+from elsa_cli.checkpoint.opening import open_any
+from elsa_cli.checkpoint.packed import PackedReader, shell_kept
+from elsa_cli.checkpoint.reader import Reader
+from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run, spans
+
+__all__ = ["InspectReport", "LevelInfo", "TensorDetail", "inspect"]
+
+
+@dataclass(frozen=True)
+class LevelInfo:
+    """One level.
+
+    Attributes:
+        level: The level.
+        kept: Prunable weights it keeps.
+        nested_bytes: What it adds to a nested checkpoint: its mask, before any coding.
+        packed_bytes: What it adds to a packed checkpoint: coded mask, values, per-level tensors.
+        prefix: Bytes of the packed file that it needs; None unless the file is packed.
+        available: Whether the file holds it; a packed file may be cut.
+    """
+
+    level: Level
+    kept: int
+    nested_bytes: int
+    packed_bytes: int
+    prefix: int | None
+    available: bool
+
+
+@dataclass(frozen=True)
+class TensorDetail:
+    """One tensor of the dense network.
+
+    Attributes:
+        name: Its name.
+        dtype: Its dtype.
+        shape: Its shape.
+        nbytes: Its bytes.
+        role: `prunable`, `per-level` or `shared`; `plain` in a checkpoint without levels.
+        density: Kept fraction at each level, sparsest first; empty unless prunable.
+        zeros: Elements that are zero; only counted in plain checkpoints, None where elements are
+            not whole bytes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    role: str
+    density: tuple[float, ...]
+    zeros: int | None
+
+
+@dataclass(frozen=True)
+class InspectReport:
+    """What is inside.
+
+    Attributes:
+        path: The file.
+        kind: `nested`, `packed` or `plain`.
+        size: Bytes of the file.
+        parameters: Elements of all tensors of the dense network.
+        prunable: Weights that take part; 0 in a plain checkpoint.
+        levels: Sparsest first, dense last; empty in a plain checkpoint.
+        packed_exact: Whether packed_bytes are exact; otherwise estimated from the entropy.
+        method: How the masks were chosen.
+        seed: Seed of the method.
+        masks: Where the masks are; None in a plain checkpoint.
+        metadata: Foreign metadata.
+        tensors: In the order of the file.
+    """
+
+    path: str
+    kind: str
+    size: int
+    parameters: int
+    prunable: int
+    levels: tuple[LevelInfo, ...]
+    packed_exact: bool
+    method: dict[str, Any]
+    seed: int | None
+    masks: str | None
+    metadata: dict[str, str]
+    tensors: tuple[TensorDetail, ...]
+
+
+def inspect(
+    checkpoint: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    progress: Progress = no_progress,
+) -> InspectReport:
+    """Describe a checkpoint. Only a plain one is read beyond its header, to count zeros.
+
+    Raises:
+        InputError: It is damaged or cannot be read.
+    """
+    with open_any(checkpoint) as opened:
+        if isinstance(opened, Container):
+            return _plain(opened, threads or default_threads(), progress)
+        return _with_levels(opened)
+
+
+def _with_levels(reader: Reader) -> InspectReport:
+    manifest = reader.manifest
+    entries = {t.name: t for t in manifest.tensors}
+    details = []
+    for t in reader.dense.values():
+        entry = entries.get(t.name)
+        role = "prunable" if entry else "per-level" if t.name in manifest.per_level else "shared"
+        density = tuple(k / entry.numel for k in entry.kept) if entry else ()
+        details.append(TensorDetail(t.name, t.dtype.name, t.shape, t.nbytes, role, density, None))
+    return InspectReport(
+        path=reader.path,
+        kind=manifest.kind,
+        size=os.path.getsize(reader.path),
+        parameters=sum(t.numel for t in reader.dense.values()),
+        prunable=manifest.prunable,
+        levels=tuple(_levels(reader)),
+        packed_exact=isinstance(reader, PackedReader),
+        method=dict(manifest.method),
+        seed=manifest.seed,
+        masks=manifest.masks,
+        metadata=reader.metadata,
+        tensors=tuple(details),
+    )
+
+
+def _levels(reader: Reader) -> list[LevelInfo]:
+    manifest = reader.manifest
+    raw = sum(-(-t.numel // 8) for t in manifest.tensors)
+    own = sum(reader.dense[name].nbytes for name in manifest.per_level)
+    packing = manifest.packing
+    infos = []
+    for k, level in enumerate((*manifest.levels, DENSE)):
+        dense = level == DENSE
+        if packing:
+            before = packing.prefix[k - 1] if k else _shared_end(reader)
+            packed = packing.prefix[k] - before
+        else:
+            packed = _estimate(manifest, k) + (0 if dense else own)
+        infos.append(
+            LevelInfo(
+                level=level,
+                kept=manifest.kept(level),
+                nested_bytes=0 if dense else raw + own,
+                packed_bytes=packed,
+                prefix=packing.prefix[k] if packing else None,
+                available=level in reader.available,
+            )
+        )
+    return infos
+
+
+def _shared_end(reader: Reader) -> int:
+    ends = [t.end for t in reader.verbatim(DENSE)]
+    return reader.container.header_bytes + max(ends, default=0)
+
+
+def _estimate(manifest: Manifest, shell: int) -> int:
+    """Return the bytes of a shell: its values, and its mask at the entropy of its density."""
+    total = 0.0
+    for t in manifest.tensors:
+        kept = shell_kept(t, len(manifest.levels))
+        free = sum(kept[shell:])
+        total += kept[shell] * t.dtype.itemsize
+        if shell < len(manifest.levels) and 0 < kept[shell] < free:
+            p = kept[shell] / free
+            total -= free * (p * math.log2(p) + (1 - p) * math.log2(1 - p)) / 8
+    return round(total)
+
+
+def _plain(container: Container, threads: int, progress: Progress) -> InspectReport:
+    progress(0, container.data_bytes)
+    whole = [t for t in container.tensors if t.dtype.bits % 8 == 0]
+
+    def work(item: tuple[TensorInfo, int, int], state: tuple[dict[str, int], Scratch]) -> None:
+        zeros, scratch = state
+        t, start, count = item
+        bits = scratch.array("bits", count, t.dtype.unsigned)
+        view = bits.view(np.uint8).data
+        container.read_into(t.begin + start * t.dtype.itemsize, view)
+        values = t.dtype.magnitudes(bits, out=bits) if t.dtype.float_bits else bits
+        zeros[t.name] = zeros.get(t.name, 0) + count - int(np.count_nonzero(values))
+        progress(len(view))
+
+    items = ((t, start, count) for t in whole for start, count in spans(t.numel))
+    states = run(items, work, lambda: (dict[str, int](), Scratch()), threads)
+
+    def zeros_of(t: TensorInfo) -> int | None:
+        if t.dtype.bits % 8:
+            return None
+        return sum(zeros.get(t.name, 0) for zeros, _ in states)
+
+    return InspectReport(
+        path=container.path,
+        kind="plain",
+        size=os.path.getsize(container.path),
+        parameters=sum(t.numel for t in container.tensors),
+        prunable=0,
+        levels=(),
+        packed_exact=False,
+        method={},
+        seed=None,
+        masks=None,
+        metadata=foreign(container.metadata),
+        tensors=tuple(
+            TensorDetail(t.name, t.dtype.name, t.shape, t.nbytes, "plain", (), zeros_of(t))
+            for t in container.tensors
+        ),
+    )

@@ -1,0 +1,195 @@
+"""Making the shipping file, undoing it, and bundling what other tools made."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from elsa_cli.checkpoint.foreign import Bundle
+from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
+from elsa_cli.checkpoint.manifest import Manifest
+from elsa_cli.checkpoint.nested import NestedReader, NestedWriter
+from elsa_cli.checkpoint.opening import open_nested, open_plain
+from elsa_cli.checkpoint.output import OutputFile, Policy
+from elsa_cli.checkpoint.packed import PackedReader
+from elsa_cli.checkpoint.packing import write_packed
+from elsa_cli.checkpoint.reader import Job, Reader
+from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run
+from elsa_cli.errors import NothingToDo, UsageError
+from elsa_cli.operations.paths import packed_path, unpacked_path
+
+__all__ = ["PackReport", "pack", "unpack"]
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What was written.
+
+    Attributes:
+        output: The file.
+        levels: Sparsest first, then dense.
+        prefix: Bytes of the packed file that each level needs.
+        mask_bytes: Bytes of the coded masks.
+        prunable: Weights that take part.
+        bytes_in: Size of the inputs together.
+        bytes_out: Size of the output.
+    """
+
+    output: str
+    levels: tuple[Level, ...]
+    prefix: tuple[int, ...]
+    mask_bytes: int
+    prunable: int
+    bytes_in: int
+    bytes_out: int
+
+
+def pack(
+    checkpoints: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    levels: str | Iterable[str | float | Level] | None = None,
+    threads: int | None = None,
+    clobber: bool = True,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> PackReport:
+    """Write a packed checkpoint, of which every level is a prefix.
+
+    Args:
+        checkpoints: A nested checkpoint; or a dense one followed by sparse ones of the same
+            network, made by any tool.
+        output: The file; by default NAME.packed.elsa.safetensors beside the (dense) input.
+        levels: Names for the sparse checkpoints of a bundle; by default the shortest decimal that
+            gives their kept count.
+        threads: Number of threads; the bytes written do not depend on it.
+        clobber: Replace an existing output.
+        force: Let the output be an input.
+        progress: Told of the bytes of weights done.
+
+    Raises:
+        NotABundle: The checkpoints are not levels of one network.
+        NothingToDo: The checkpoint is packed already.
+        InputError: A checkpoint cannot be used.
+        OutputError: The output cannot be written; nothing is left behind.
+    """
+    single = isinstance(checkpoints, str | os.PathLike)
+    paths = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
+    if not paths:
+        raise UsageError("no checkpoint is given")
+    named = None if levels is None else parse_levels(levels)
+    if named and DENSE in named:
+        raise UsageError("the dense checkpoint has no level", hint="name the sparse ones only")
+    threads = threads or default_threads()
+    goes_to = os.fspath(packed_path(paths[0]) if output is None else output)
+    policy = Policy(paths, clobber=clobber, force=force)
+    policy.check(goes_to)
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(OutputFile(goes_to, policy))
+        source: NestedReader | Bundle
+        if single or len(paths) == 1:
+            if named is not None:
+                raise UsageError("a nested checkpoint has its levels", hint="leave out --levels")
+            source = _nested(stack.enter_context(open_nested(paths[0])))
+        else:
+            files = [stack.enter_context(open_plain(path)) for path in paths]
+            spool = stack.enter_context(OutputFile(goes_to, Policy(force=True)))
+            source = Bundle(files[0], files[1:], named, spool, threads)
+        manifest = write_packed(out, source, threads, progress)
+        out.commit()
+    return _report(goes_to, manifest, paths)
+
+
+def _nested(reader: Reader) -> NestedReader:
+    if isinstance(reader, NestedReader):
+        return reader
+    raise NothingToDo("is packed already", file=reader.path, hint="--unpack undoes it")
+
+
+def _report(output: str, manifest: Manifest, paths: Sequence[str | os.PathLike[str]]) -> PackReport:
+    assert manifest.packing is not None
+    return PackReport(
+        output=output,
+        levels=(*manifest.levels, DENSE),
+        prefix=manifest.packing.prefix,
+        mask_bytes=sum(sum(t.coded) for t in manifest.tensors),
+        prunable=manifest.prunable,
+        bytes_in=sum(os.path.getsize(path) for path in paths),
+        bytes_out=manifest.packing.prefix[-1],
+    )
+
+
+def unpack(
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    clobber: bool = True,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> PackReport:
+    """Write the nested checkpoint that a packed one was made from, bit for bit.
+
+    Args:
+        checkpoint: A packed checkpoint, whole.
+        output: The file; by default NAME.elsa.safetensors beside NAME.packed.elsa.safetensors.
+        threads: Number of threads.
+        clobber: Replace an existing output.
+        force: Let the output be the input.
+        progress: Told of the bytes of weights done.
+
+    Raises:
+        NothingToDo: The checkpoint is nested, not packed.
+        CutFile: It is not whole.
+        InputError: It cannot be used.
+        OutputError: The output cannot be written; nothing is left behind.
+    """
+    threads = threads or default_threads()
+    goes_to = os.fspath(unpacked_path(checkpoint) if output is None else output)
+    policy = Policy([checkpoint], clobber=clobber, force=force)
+    policy.check(goes_to)
+    with open_nested(checkpoint) as reader, OutputFile(goes_to, policy) as out:
+        if not isinstance(reader, PackedReader):
+            raise NothingToDo("is not packed", file=reader.path)
+        reader.require(DENSE)
+        packed = reader.manifest
+        manifest = replace(
+            packed, packing=None, tensors=tuple(replace(t, coded=()) for t in packed.tensors)
+        )
+        per_level = {
+            (level, name): data
+            for level in manifest.levels
+            for name, data in reader.per_level(level).items()
+        }
+        dense = tuple(reader.dense.values())
+        writer = NestedWriter(out, dense, reader.metadata, manifest, per_level)
+        progress(0, 2 * sum(t.numel * t.dtype.itemsize for t in manifest.tensors))
+
+        def masks(at: int, _: None) -> None:
+            itemsize = manifest.tensors[at].dtype.itemsize
+            for start, count, levels in reader.masks(at):
+                for k, bits in enumerate(levels):
+                    writer.put_mask(k, at, start, bits)
+                progress(count * itemsize)
+
+        def sink(name: str, offset: int, data: memoryview) -> None:
+            writer.write(name, offset, data)
+            progress(len(data))
+
+        def weights(job: Job, scratch: Scratch) -> None:
+            reader.produce(job, DENSE, scratch, sink)
+
+        run(range(len(manifest.tensors)), masks, lambda: None, threads)
+        writer.masks_done()
+        begin = reader.container.header_bytes
+        for t in reader.verbatim(DENSE):
+            out.copy_from(
+                reader.container.fd, begin + t.begin, writer.place_of(t.name)[0], t.nbytes
+            )
+        run(reader.jobs(DENSE), weights, Scratch, threads)
+        writer.finish(manifest)
+        out.commit()
+        report = _report(goes_to, packed, [checkpoint])
+        return replace(report, bytes_out=writer.size)

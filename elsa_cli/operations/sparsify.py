@@ -1,0 +1,253 @@
+"""Choosing the nested masks of a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elsa_cli.checkpoint.bitmask import pack_bits, popcount
+from elsa_cli.checkpoint.container import Container, TensorInfo
+from elsa_cli.checkpoint.digest import Digests
+from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
+from elsa_cli.checkpoint.manifest import Entry, Manifest, foreign
+from elsa_cli.checkpoint.nested import PLACEMENTS, NestedWriter
+from elsa_cli.checkpoint.opening import open_plain
+from elsa_cli.checkpoint.output import OutputFile, Policy
+from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run
+from elsa_cli.errors import NothingToDo, UsageError
+from elsa_cli.operations.paths import nested_path
+from elsa_cli.selection.choice import Choice, Rule, choose
+from elsa_cli.selection.eligible import prunable_tensors
+from elsa_cli.selection.scan import Piece
+from elsa_cli.sparsifiers import bind
+
+__all__ = ["SparsifyReport", "TensorRow", "sparsify"]
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """One prunable tensor: its kept weights at each level, sparsest first."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    numel: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SparsifyReport:
+    """What was chosen.
+
+    Attributes:
+        output: The file written; None for a dry run.
+        levels: Sparsest first.
+        prunable: Weights that take part.
+        kept: How many of them each level keeps.
+        tensors: A row a prunable tensor, in the order of the file.
+        skipped: Tensors left dense because groups do not fit their input dimension.
+        masks: Where the masks are: `header` or `tensors`.
+        bytes_in: Size of the input.
+        bytes_out: Size of the output.
+    """
+
+    output: str | None
+    levels: tuple[Level, ...]
+    prunable: int
+    kept: tuple[int, ...]
+    tensors: tuple[TensorRow, ...]
+    skipped: tuple[str, ...]
+    masks: str
+    bytes_in: int
+    bytes_out: int
+
+
+def sparsify(
+    checkpoint: str | os.PathLike[str],
+    levels: str | Iterable[str | float | Level],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    method: str = "magnitude",
+    settings: Mapping[str, str] | None = None,
+    scope: str | None = None,
+    distribution: str | None = None,
+    group: int | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    seed: int = 0,
+    masks: str = "auto",
+    threads: int | None = None,
+    allow_nonfinite: bool = False,
+    dry_run: bool = False,
+    clobber: bool = True,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> SparsifyReport:
+    """Choose nested masks and write a nested checkpoint.
+
+    Args:
+        checkpoint: A safetensors file.
+        levels: Sparsities in [0, 1): `"0.5,0.7,0.9"` or a list.
+        output: The file to write; by default NAME.elsa.safetensors beside the input.
+        method: What scores the weights: a file of `elsa_cli/sparsifiers/`.
+        settings: Options of the method, as text.
+        scope: `global` (all weights compete) or `layer`.
+        distribution: Density of each layer: `uniform` or `erk`; implies scope `layer`.
+        group: Weights a group of an n:m pattern.
+        include: Globs of the tensors to prune, instead of the default choice.
+        exclude: Globs of tensors to leave dense.
+        seed: For methods that draw random numbers.
+        masks: Where the masks go: `header`, `tensors` or `auto`.
+        threads: Number of threads; the bytes written do not depend on it.
+        allow_nonfinite: Rank NaN and infinity highest instead of refusing them.
+        dry_run: Write nothing.
+        clobber: Replace an existing output.
+        force: Let the output be the input.
+        progress: Told of the bytes of weights done.
+
+    Returns:
+        What was chosen, exact: level s keeps round((1 - s) * weights).
+
+    Raises:
+        UsageError: Options that contradict, or levels that cannot be read.
+        InputError: The checkpoint cannot be used.
+        OutputError: The output cannot be written; nothing is left behind.
+    """
+    wanted = tuple(level for level in parse_levels(levels) if level != DENSE)
+    if not wanted:
+        raise NothingToDo("dense alone needs no mask", hint="give a level above 0, such as 0.9")
+    if masks not in PLACEMENTS:
+        raise UsageError(f"masks cannot go to {masks!r}", hint=f"use {', '.join(PLACEMENTS)}")
+    if seed < 0:
+        raise UsageError(f"seed {seed} is negative", hint="use 0 or more")
+    rule = Rule.of(scope, distribution, group)
+    scorer, options = bind(method, settings or {}, seed)
+    threads = threads or default_threads()
+    with open_plain(checkpoint) as source:
+        eligible = prunable_tensors(source.tensors, include, exclude)
+        tensors = [t for t in eligible if rule.fits(t)]
+        if not tensors:
+            raise NothingToDo(
+                f"no prunable tensor has an input dimension divisible by {group}", file=source.path
+            )
+        goes_to = os.fspath(nested_path(checkpoint) if output is None else output)
+        policy = Policy([checkpoint], clobber=clobber, force=force)
+        if not dry_run:
+            policy.check(goes_to)
+        progress(0, 3 * sum(t.nbytes for t in tensors))
+        choice = choose(source, tensors, wanted, scorer, rule, threads, progress)
+        draft = Manifest(
+            levels=wanted,
+            tensors=tuple(Entry(t.name, t.dtype, t.shape, (), "") for t in tensors),
+            method={
+                "name": method,
+                "options": options,
+                "scope": rule.scope,
+                "distribution": rule.distribution,
+                "group": rule.group,
+            },
+            seed=seed,
+            masks=masks,
+            mask_digests=(),
+        )
+        job = _Job(source, tensors, choice, draft, threads, progress, not allow_nonfinite)
+        with OutputFile(os.devnull if dry_run else goes_to, policy) as out:
+            final, size = job.write(out, dry_run)
+            if not dry_run:
+                out.commit()
+    rows = tuple(TensorRow(t.name, t.shape, t.dtype.name, t.numel, t.kept) for t in final.tensors)
+    return SparsifyReport(
+        output=None if dry_run else goes_to,
+        levels=wanted,
+        prunable=final.prunable,
+        kept=tuple(final.kept(level) for level in wanted),
+        tensors=rows,
+        skipped=tuple(t.name for t in eligible if not rule.fits(t)),
+        masks=final.masks,
+        bytes_in=os.path.getsize(checkpoint),
+        bytes_out=size,
+    )
+
+
+@dataclass
+class _Job:
+    """One run, once everything is checked."""
+
+    source: Container
+    tensors: Sequence[TensorInfo]
+    choice: Choice
+    draft: Manifest
+    threads: int
+    progress: Progress
+    finite: bool
+
+    def write(self, out: OutputFile, dry_run: bool) -> tuple[Manifest, int]:
+        """Write masks, data and header; return the manifest and the size in bytes."""
+        dense = self.source.tensors
+        writer = NestedWriter(out, dense, foreign(self.source.metadata), self.draft, {}, dry_run)
+        kept = self._masks(writer)
+        writer.masks_done()
+        manifest = replace(
+            self.draft,
+            tensors=tuple(
+                replace(t, kept=tuple(map(int, kept[at])))
+                for at, t in enumerate(self.draft.tensors)
+            ),
+        )
+        if dry_run:
+            return replace(manifest, masks=writer.placement), writer.size
+        digests = self._data(out, writer)
+        manifest = replace(
+            manifest,
+            tensors=tuple(
+                replace(t, digest=d) for t, d in zip(manifest.tensors, digests, strict=True)
+            ),
+            mask_digests=writer.digest_masks(self.threads),
+        )
+        return writer.finish(manifest), writer.size
+
+    def _masks(self, writer: NestedWriter) -> NDArray[np.int64]:
+        """Make and store all masks; return the kept weights, (tensors, levels)."""
+        index = {t.name: at for at, t in enumerate(self.tensors)}
+        shape = (len(self.tensors), len(self.draft.levels))
+
+        def work(item: tuple[int, Piece], state: tuple[NDArray[np.int64], Scratch]) -> None:
+            kept, scratch = state
+            part, piece = item
+            at = index[piece.tensor.name]
+            for k, mask in enumerate(self.choice.masks(part, piece, scratch, self.finite)):
+                packed = pack_bits(mask)
+                kept[at, k] += popcount(packed)
+                writer.put_mask(k, at, piece.start, packed)
+            self.progress(piece.count * piece.tensor.dtype.itemsize)
+
+        states = run(
+            self.choice.pieces(), work, lambda: (np.zeros(shape, np.int64), Scratch()), self.threads
+        )
+        total: NDArray[np.int64] = np.sum([kept for kept, _ in states], axis=0)
+        return total
+
+    def _data(self, out: OutputFile, writer: NestedWriter) -> list[str]:
+        """Copy all tensors and digest the prunable ones, side by side."""
+        source = self.source
+        digests = Digests(source.read_into, [(t.begin, t.nbytes) for t in self.tensors])
+
+        def items() -> Iterator[partial[None]]:
+            for step in writer.copies(source):
+                yield partial(self._copy, out, step)
+            for piece in digests.pieces():
+                yield partial(self._digest, digests, piece)
+
+        run(items(), lambda item, scratch: item(scratch), Scratch, self.threads)
+        return digests.results()
+
+    def _copy(self, out: OutputFile, step: tuple[int, int, int], _: Scratch) -> None:
+        out.copy_from(self.source.fd, *step)
+
+    def _digest(self, digests: Digests, piece: tuple[int, int], scratch: Scratch) -> None:
+        self.progress(digests.take(piece, scratch))

@@ -1,0 +1,1 @@
+"""Which weights a level keeps: who takes part, how many, and which by their scores."""

@@ -1,0 +1,202 @@
+"""Reading scores: pieces of the prunable tensors, each with its keys and positions.
+
+A key is an unsigned integer that orders as the score does. A position counts the weights of all
+prunable tensors one after the other, tensors sorted by name, so that it does not depend on how a
+file is laid out. Ties are broken by a fixed hash of the position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elsa_cli.checkpoint.container import Container, TensorInfo
+from elsa_cli.checkpoint.dtypes import DTYPES, Bits, DType
+from elsa_cli.checkpoint.work import CHUNK, Scratch, spans
+from elsa_cli.errors import NonFinite
+
+__all__ = ["Chunk", "Hashes", "Piece", "Scan", "Scorer", "position_hash", "positions_of"]
+
+Hashes = NDArray[np.uint64]
+
+
+def position_hash(positions: Hashes) -> Hashes:
+    """Return a hash of each position; distinct positions have distinct hashes.
+
+    The finaliser of splitmix64 (Steele, Lea and Flood, 2014), a bijection of 64-bit integers.
+    """
+    z = positions + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def positions_of(tensors: Sequence[TensorInfo]) -> dict[str, int]:
+    """Return the position of the first weight of each tensor."""
+    at, first = 0, {}
+    for t in sorted(tensors, key=lambda t: t.name):
+        first[t.name] = at
+        at += t.numel
+    return first
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Weights start … start + count of a tensor."""
+
+    tensor: TensorInfo
+    start: int
+    count: int
+
+
+@dataclass
+class Chunk:
+    """What a sparsifier scores: some weights of one tensor.
+
+    Attributes:
+        name: The tensor's name.
+        shape: The whole tensor's shape.
+        start: First weight, in C order.
+        bits: The weights as raw bits, (count,).
+        dtype: The tensor's dtype.
+        common: The dtype in which all tensors that are compared can be ranked.
+        position: Position of the first weight among all prunable weights.
+        scratch: Buffers to compute in.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    bits: Bits
+    dtype: DType
+    common: DType
+    position: int
+    scratch: Scratch = field(repr=False)
+
+    def positions(self) -> Hashes:
+        """Return the position of each weight, (count,) uint64."""
+        return np.arange(self.position, self.position + self.bits.size, dtype=np.uint64)
+
+    def magnitude(self) -> Bits:
+        """Return |w| as keys, (count,): the bits without sign, widened to the common dtype."""
+        own = self.scratch.array("magnitude", self.bits.size, self.bits.dtype)
+        keys = self.dtype.magnitudes(self.bits, out=own)
+        return keys if self.dtype is self.common else _widen(keys, self.dtype, self.common)
+
+
+def _widen(keys: Bits, dtype: DType, common: DType) -> Bits:
+    """Return float bits without sign as bits of F32 or F64; exact, so order and ties stay."""
+    wide = keys
+    if dtype.name == "BF16":
+        wide = keys.astype(np.uint32) << np.uint32(16)
+    elif dtype.itemsize == 1:
+        wide = _FLOAT8[dtype.name].take(keys)
+    elif dtype.name == "F16":
+        wide = keys.view(np.float16).astype(np.float32).view(np.uint32)
+    if common.name == "F64" and dtype.name != "F64":
+        wide = wide.view(np.float32).astype(np.float64).view(np.uint64)
+    return wide
+
+
+def _float8_table(exponent_bits: int, bias: int, infinity: int) -> Bits:
+    """Return the float32 bits of the 128 magnitudes of an 8-bit float."""
+    key = np.arange(128)
+    mantissa_bits = 7 - exponent_bits
+    mantissa = key & ((1 << mantissa_bits) - 1)
+    exponent = key >> mantissa_bits
+    fraction = np.where(exponent > 0, 1 + mantissa / (1 << mantissa_bits), 0.0)
+    fraction = np.where(exponent > 0, fraction, mantissa / (1 << mantissa_bits))
+    values = fraction * 2.0 ** (np.maximum(exponent, 1) - bias)
+    bits: Bits = values.astype(np.float32).view(np.uint32)
+    bits[infinity:] = 0x7F80_0000 + np.arange(128 - infinity)
+    return bits
+
+
+_FLOAT8: dict[str, Bits] = {
+    "F8_E5M2": _float8_table(5, 15, 0x7C),
+    "F8_E4M3": _float8_table(4, 7, 0x7F),
+    "F8_E4M3FNUZ": _float8_table(4, 8, 0x80),
+    "F8_E5M2FNUZ": _float8_table(5, 16, 0x80),
+}
+
+# A scorer returns keys (unsigned integers) or scores (non-negative float32 or float64), (count,).
+Scorer = Callable[[Chunk], NDArray[Any]]
+
+
+class Scan:
+    """The scores of tensors that are compared with each other.
+
+    Args:
+        container: The file with the weights.
+        tensors: The tensors to compare.
+        first: Position of the first weight of each prunable tensor.
+        scorer: The sparsifier.
+        step: Weights a piece, a multiple of 8.
+    """
+
+    def __init__(
+        self,
+        container: Container,
+        tensors: Sequence[TensorInfo],
+        first: dict[str, int],
+        scorer: Scorer,
+        step: int = CHUNK,
+    ) -> None:
+        """Find the dtype in which all can be compared."""
+        self.container = container
+        self.tensors = tensors
+        self.numel = sum(t.numel for t in tensors)
+        self._first = first
+        self._scorer = scorer
+        self._step = step
+        names = {t.dtype.name for t in tensors}
+        wide = "F64" if "F64" in names else "F32"
+        self._common = DTYPES[names.pop() if len(names) == 1 else wide]
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield every piece, tensors in order."""
+        for t in self.tensors:
+            for start, count in spans(t.numel, self._step):
+                yield Piece(t, start, count)
+
+    def position(self, piece: Piece) -> int:
+        """Return the position of the first weight of a piece."""
+        return self._first[piece.tensor.name] + piece.start
+
+    def bits(self, piece: Piece, scratch: Scratch) -> Bits:
+        """Read the raw bits of a piece."""
+        dtype = piece.tensor.dtype
+        bits: Bits = scratch.array("bits", piece.count, dtype.unsigned)
+        offset = piece.tensor.begin + piece.start * dtype.itemsize
+        self.container.read_into(offset, bits.view(np.uint8).data)
+        return bits
+
+    def keys(self, piece: Piece, scratch: Scratch) -> Bits:
+        """Return the keys of a piece, (count,) unsigned; valid until the next call."""
+        t = piece.tensor
+        bits = self.bits(piece, scratch)
+        chunk = Chunk(
+            t.name, t.shape, piece.start, bits, t.dtype, self._common, self.position(piece), scratch
+        )
+        scores = self._scorer(chunk)
+        if scores.dtype.kind == "f":
+            # Non-negative floats order as their bits do; + 0 turns -0.0 into +0.0.
+            scores = (scores + scores.dtype.type(0)).view(f"u{scores.itemsize}")
+        return scores
+
+    def check_finite(self, piece: Piece, scratch: Scratch) -> None:
+        """Raise NonFinite if the piece just read has NaN or infinity among its weights."""
+        dtype = piece.tensor.dtype
+        bits: Bits = scratch.array("bits", piece.count, dtype.unsigned)
+        magnitudes = scratch.array("magnitude", piece.count, dtype.unsigned)
+        if dtype.has_nonfinite(bits, dtype.magnitudes(bits, out=magnitudes)):
+            raise NonFinite(
+                "has NaN or infinity among its weights",
+                file=self.container.path,
+                tensor=piece.tensor.name,
+                hint="leave it out with --exclude, or rank them highest with --allow-nonfinite",
+            )

@@ -1,0 +1,287 @@
+"""The k largest of very many keys, exactly, in a few streamed passes and little memory.
+
+All weights are in a total order: by key, then by the hash of the position. For each level a pair
+(key, hash), the *cut*, is sought such that exactly the wanted number of weights is at or above it.
+Levels nest because they are cut from one order.
+
+The cut is bracketed and the bracket narrowed: a pass counts what is above the bracket, and a
+histogram of 65,536 bins what is inside; the bin with the cut is the next bracket; once few weights
+are left they are gathered and sorted. A sample guesses the first bracket, since weights near the
+cut are few and a histogram of few is cheap; a wrong guess is noticed by the counts, and costs time
+only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elsa_cli.checkpoint.bitmask import Bools
+from elsa_cli.checkpoint.dtypes import Bits
+from elsa_cli.checkpoint.work import Progress, Scratch, no_progress, run
+from elsa_cli.selection.scan import Hashes, Piece, Scan, position_hash
+
+__all__ = ["Cut", "cuts", "kept_mask"]
+
+BIN_BITS = 16
+GATHER = 1 << 16  # weights that are few enough to be gathered and sorted
+SAMPLE_FROM = 1 << 22  # weights; below, a sample saves nothing
+SAMPLE = 1 << 21  # weights in a sample
+MAX_HASH = (1 << 64) - 1
+
+
+class Cut(NamedTuple):
+    """A weight is kept if (its key, its hash) >= (key, hash)."""
+
+    key: int
+    hash: int
+
+
+@dataclass
+class _Bracket:
+    """Where the cut of one level lies.
+
+    Either a range of keys with all their hashes, or one key with a range of hashes; all bounds
+    inclusive.
+    """
+
+    want: int
+    low: int
+    high: int
+    hash_low: int = 0
+    hash_high: int = MAX_HASH
+    above: int | None = 0
+    inside: int | None = None
+    cut: Cut | None = None
+
+    @property
+    def gathers(self) -> bool:
+        """Whether so few weights are inside that they can be gathered."""
+        return self.inside is not None and self.inside <= GATHER
+
+    def bins(self) -> tuple[int, int]:
+        """Return (shift of keys, bits of the hash) that spread the bracket over the bins."""
+        span = (self.high - self.low).bit_length()
+        if self.low == self.high or (self.inside is None and self.above == 0):
+            # The first pass without a guess leaves the hashes, which are costly, aside.
+            return max(0, span - BIN_BITS), 0
+        return max(0, span - BIN_BITS), max(0, BIN_BITS - span)
+
+
+@dataclass
+class _Tally:
+    """What one thread saw of one level."""
+
+    above: int = 0
+    histogram: NDArray[Any] = field(default_factory=lambda: np.zeros(1 << BIN_BITS, np.int64))
+    gathered: list[tuple[Bits, Hashes]] = field(default_factory=list)
+
+
+def few_where(mask: Bools) -> NDArray[np.intp]:
+    """Return the positions of True in a mask that has few, by way of the words that have any."""
+    if mask.size % 8:
+        return np.flatnonzero(mask)
+    words = np.flatnonzero(mask.view(np.uint64) != 0)
+    at = np.flatnonzero(mask.reshape(-1, 8).take(words, axis=0))
+    return words.take(at >> 3) * 8 + (at & 7)
+
+
+def _hashes(scan: Scan, piece: Piece, where: NDArray[np.intp]) -> Hashes:
+    return position_hash(where.astype(np.uint64) + np.uint64(scan.position(piece)))
+
+
+def cuts(
+    scan: Scan,
+    wanted: Sequence[int],
+    threads: int,
+    progress: Progress = no_progress,
+) -> list[Cut]:
+    """Return a cut for each number of weights to keep.
+
+    Args:
+        scan: The weights.
+        wanted: How many to keep, each from 0 to all.
+        threads: Number of threads; the result does not depend on it.
+        progress: Told of the bytes read.
+    """
+    top = _largest_key(scan)
+    brackets = _guess(scan, wanted, top, threads)
+    for b in brackets:
+        if b.want == 0:
+            b.cut = Cut(top + 1, 0)
+        elif b.want == scan.numel:
+            b.cut = Cut(0, 0)
+    while open_ := [b for b in brackets if b.cut is None]:
+        tallies = _pass(scan, open_, threads, progress)
+        for k, bracket in enumerate(open_):
+            _narrow(bracket, [t[k] for t in tallies], scan.numel, top)
+    return [b.cut for b in brackets if b.cut is not None]
+
+
+def kept_mask(scan: Scan, piece: Piece, keys: Bits, cut: Cut, scratch: Scratch) -> Bools:
+    """Return which weights of a piece are at or above a cut, (count,) bool."""
+    mask: Bools = scratch.array("kept", keys.size, np.bool_)
+    if cut.key > np.iinfo(keys.dtype).max:
+        mask.fill(False)
+        return mask
+    bound = keys.dtype.type(cut.key)
+    if cut.hash == 0:
+        return np.greater_equal(keys, bound, out=mask)
+    tied: Bools = scratch.array("tied", keys.size, np.bool_)
+    np.equal(keys, bound, out=tied)
+    np.greater(keys, bound, out=mask)
+    where = few_where(tied)
+    mask[where] = _hashes(scan, piece, where) >= np.uint64(cut.hash)
+    return mask
+
+
+def _largest_key(scan: Scan) -> int:
+    piece = next(iter(scan.pieces()))
+    keys = scan.keys(Piece(piece.tensor, piece.start, 1), Scratch())
+    return int(np.iinfo(keys.dtype).max)
+
+
+def _guess(scan: Scan, wanted: Sequence[int], top: int, threads: int) -> list[_Bracket]:
+    """Bracket each cut by a sample, or by all keys if there are few weights."""
+    if scan.numel < SAMPLE_FROM:
+        return [_Bracket(want, 0, top) for want in wanted]
+    share = -(-scan.numel // SAMPLE)
+    shift = max(0, top.bit_length() - BIN_BITS)
+
+    def work(piece: Piece, histogram: tuple[NDArray[Any], Scratch]) -> None:
+        count = -(-piece.count // share)
+        # Somewhere in the piece, by its position: rows and channels should all have their turn.
+        room = (piece.count - count) // 8 * 8
+        spot = int(position_hash(np.array([scan.position(piece)], np.uint64))[0]) % (room + 1)
+        part = Piece(piece.tensor, piece.start + spot // 8 * 8, count)
+        keys = scan.keys(part, histogram[1])
+        bins = (keys >> keys.dtype.type(shift)).astype(np.intp)
+        histogram[0][:] += np.bincount(bins, minlength=1 << BIN_BITS)
+
+    states = run(
+        scan.pieces(), work, lambda: (np.zeros(1 << BIN_BITS, np.int64), Scratch()), threads
+    )
+    # at_or_above[i]: how many of the sample have a key in bin i or above.
+    at_or_above = np.cumsum(np.sum([s[0] for s in states], axis=0)[::-1])[::-1]
+    size = int(at_or_above[0])
+    brackets = []
+    for want in wanted:
+        rank = want / scan.numel * size
+        # Neighbours are alike, so the sample is worth less than its size: thrice the deviation
+        # of an independent one, and a little for very even layers.
+        margin = 3 * (rank * (1 - want / scan.numel)) ** 0.5 + size / 2000
+        low, high = 0, top
+        if rank + margin < size:
+            low = int(np.count_nonzero(at_or_above >= rank + margin)) - 1 << shift
+        if rank - margin >= 1:
+            high = min(top, (int(np.count_nonzero(at_or_above >= rank - margin)) << shift) - 1)
+        brackets.append(_Bracket(want, low, high, above=None))
+    return brackets
+
+
+def _pass(
+    scan: Scan, brackets: Sequence[_Bracket], threads: int, progress: Progress
+) -> list[list[_Tally]]:
+    """Read everything once and tally every bracket."""
+
+    def work(piece: Piece, state: tuple[list[_Tally], Scratch]) -> None:
+        tallies, scratch = state
+        keys = scan.keys(piece, scratch)
+        for bracket, tally in zip(brackets, tallies, strict=True):
+            _tally(scan, piece, keys, bracket, tally, scratch)
+        progress(piece.count * piece.tensor.dtype.itemsize)
+
+    states = run(scan.pieces(), work, lambda: ([_Tally() for _ in brackets], Scratch()), threads)
+    return [tallies for tallies, _ in states]
+
+
+def _tally(
+    scan: Scan, piece: Piece, keys: Bits, bracket: _Bracket, tally: _Tally, scratch: Scratch
+) -> None:
+    """Count one piece: what is above the bracket, and what is inside it."""
+    kind = keys.dtype.type
+    mask: Bools = scratch.array("tally", keys.size, np.bool_)
+    if bracket.above is None:
+        np.greater(keys, kind(bracket.high), out=mask)
+        tally.above += int(np.count_nonzero(mask))
+    everything = bracket.low == 0 and bracket.high == np.iinfo(keys.dtype).max
+    where = inside = None
+    if not everything:
+        below = scratch.array("below", keys.size, keys.dtype)
+        np.subtract(keys, kind(bracket.low), out=below)  # wraps below the bracket
+        np.less_equal(below, kind(bracket.high - bracket.low), out=mask)
+        where = few_where(mask)
+        inside = below.take(where)
+    shift, hash_bits = bracket.bins()
+    narrow_hash = (bracket.hash_low, bracket.hash_high) != (0, MAX_HASH)
+    if bracket.gathers or hash_bits or bracket.low == bracket.high:
+        if where is None or inside is None:
+            where, inside = np.arange(keys.size), keys
+        hashes = _hashes(scan, piece, where)
+        if narrow_hash:
+            near = (hashes >= np.uint64(bracket.hash_low)) & (
+                hashes <= np.uint64(bracket.hash_high)
+            )
+            inside, hashes = inside[near], hashes[near]
+        if bracket.gathers:
+            tally.gathered.append((inside.astype(np.uint64), hashes))
+            return
+        if bracket.low == bracket.high:
+            width = max(0, (bracket.hash_high - bracket.hash_low).bit_length() - BIN_BITS)
+            bins = (hashes - np.uint64(bracket.hash_low)) >> np.uint64(width)
+        else:
+            bins = inside.astype(np.uint64) << np.uint64(hash_bits)
+            bins |= hashes >> np.uint64(64 - hash_bits)
+    else:
+        bins = (keys if inside is None else inside) >> kind(shift)
+    if bins.size:
+        tally.histogram += np.bincount(bins.astype(np.intp, copy=False), minlength=1 << BIN_BITS)
+
+
+def _narrow(bracket: _Bracket, tallies: Sequence[_Tally], numel: int, top: int) -> None:
+    """Put the bracket around the bin with the cut, or find the cut itself."""
+    if bracket.gathers:
+        _finish(bracket, tallies)
+        return
+    above = sum(t.above for t in tallies) if bracket.above is None else bracket.above
+    # from_top[i]: weights in the i + 1 highest bins.
+    from_top = np.cumsum(np.sum([t.histogram for t in tallies], axis=0)[::-1])
+    if not above < bracket.want <= above + int(from_top[-1]):
+        bracket.low, bracket.high, bracket.above = 0, top, 0  # the sample misled
+        return
+    at = int(np.searchsorted(from_top, bracket.want - above))
+    before = int(from_top[at - 1]) if at else 0
+    inside = int(from_top[at]) - before
+    exact = above + before + inside == bracket.want
+    bin_ = (1 << BIN_BITS) - 1 - at
+    shift, hash_bits = bracket.bins()
+    if bracket.low == bracket.high:
+        width = max(0, (bracket.hash_high - bracket.hash_low).bit_length() - BIN_BITS)
+        low = bracket.hash_low + (bin_ << width)
+        bracket.hash_low, bracket.hash_high = low, min(low + (1 << width) - 1, bracket.hash_high)
+    elif hash_bits:
+        low = (bin_ & ((1 << hash_bits) - 1)) << (64 - hash_bits)
+        bracket.hash_low, bracket.hash_high = low, low + (1 << (64 - hash_bits)) - 1
+        bracket.low = bracket.high = bracket.low + (bin_ >> hash_bits)
+    else:
+        low = bracket.low + (bin_ << shift)
+        bracket.low, bracket.high = low, min(low + (1 << shift) - 1, bracket.high)
+    bracket.above, bracket.inside = above + before, inside
+    if exact:
+        bracket.cut = Cut(bracket.low, bracket.hash_low)
+
+
+def _finish(bracket: _Bracket, tallies: Sequence[_Tally]) -> None:
+    """Sort the weights that are left and take the cut at the last one wanted."""
+    gathered = [part for t in tallies for part in t.gathered]
+    keys = np.concatenate([k for k, _ in gathered])
+    hashes = np.concatenate([h for _, h in gathered])
+    assert bracket.above is not None
+    assert keys.size == bracket.inside
+    order = np.lexsort((~hashes, ~keys))
+    last = order[bracket.want - bracket.above - 1]
+    bracket.cut = Cut(bracket.low + int(keys[last]), int(hashes[last]))

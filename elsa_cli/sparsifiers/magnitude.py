@@ -1,0 +1,16 @@
+"""Magnitude: the score of a weight is its absolute value."""
+
+from __future__ import annotations
+
+from elsa_cli.checkpoint.dtypes import Bits
+from elsa_cli.selection.scan import Chunk
+
+__all__ = ["magnitude"]
+
+
+def magnitude(chunk: Chunk) -> Bits:
+    """Return |w| as keys, (count,): the raw bits without sign order as the magnitudes do.
+
+    Source: Han et al., Learning both Weights and Connections, arXiv 1506.02626.
+    """
+    return chunk.magnitude()
