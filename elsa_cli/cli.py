@@ -18,7 +18,7 @@ from elsa_cli.errors import ElsaError
 
 __all__ = ["cli", "main"]
 
-BROKEN_PIPE = 128 + signal.SIGPIPE
+FAILED = 1
 
 
 class _Stopped(BaseException):
@@ -71,6 +71,14 @@ def cli() -> None:
     """
 
 
+def _of_the_system(error: OSError | MemoryError) -> str:
+    """Return one line for an error that no other layer has put into words."""
+    if isinstance(error, MemoryError):
+        return "out of memory; close other programs, or use fewer --threads"
+    # Files are spoken for by the checkpoint's own errors; what has no name is standard output.
+    return f"{error.filename or 'standard output'}: {error.strerror or error}"
+
+
 def _complain(message: str) -> None:
     with contextlib.suppress(OSError):
         click.echo(click.style("Error: ", fg="red", bold=True) + message, err=True)
@@ -113,12 +121,12 @@ def _run(arguments: list[str]) -> int:
         _complain("stopped by a signal")
         return stopped.exit_code
     except BrokenPipeError:
-        return BROKEN_PIPE
+        return FAILED  # quietly, as click itself does
     except (OSError, MemoryError) as error:
         if "--debug" in arguments:
             raise
-        _complain(str(error) or "out of memory")
-        return 1
+        _complain(_of_the_system(error))
+        return FAILED
 
 
 def main() -> None:
@@ -133,5 +141,5 @@ def main() -> None:
     except OSError:
         # Nobody reads what is left in the buffer; let the interpreter flush it to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = code or BROKEN_PIPE
+        code = code or FAILED
     sys.exit(code)

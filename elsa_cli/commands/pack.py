@@ -94,7 +94,7 @@ def command(
             )
     if not undo:
         screen.table(
-            ["level", "bytes to fetch", "of the dense file"],
+            ["level", "bytes to fetch", "of the packed file"],
             [
                 [str(level), size(prefix), f"{100 * prefix / report.prefix[-1]:.1f} %"]
                 for level, prefix in zip(report.levels, report.prefix, strict=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -237,13 +238,11 @@ class _Job:
         source = self.source
         digests = Digests(source.read_into, [(t.begin, t.nbytes) for t in self.tensors])
 
-        def items() -> Iterator[partial[None]]:
-            for step in writer.copies(source):
-                yield partial(self._copy, out, step)
-            for piece in digests.pieces():
-                yield partial(self._digest, digests, piece)
-
-        run(items(), lambda item, scratch: item(scratch), Scratch, self.threads)
+        # In turns: one thread can digest while another copies, but only one at a time can write.
+        copies = (partial(self._copy, out, step) for step in writer.copies(source))
+        sums = (partial(self._digest, digests, piece) for piece in digests.pieces())
+        turns = itertools.chain.from_iterable(itertools.zip_longest(copies, sums))
+        run(filter(None, turns), lambda item, scratch: item(scratch), Scratch, self.threads)
         return digests.results()
 
     def _copy(self, out: OutputFile, step: tuple[int, int, int], _: Scratch) -> None:

@@ -1,0 +1,111 @@
+"""Docs are tests: every block of the README runs, and pasted help is what the program prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a model, and `elsa` and `python` of this environment first on the PATH."""
+    shutil.copy(ROOT / "examples/digits/model.safetensors", tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    return {**os.environ, "PATH": path}
+
+
+def test_readme_shell_blocks_run_in_order_in_one_folder(folder: Path) -> None:
+    shell = blocks("sh")
+    assert len(shell) >= 7
+    script = "set -e\n" + "\n".join(shell)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "report.json").read_text().startswith("{")
+    for a, b in (
+        ("from-packed.safetensors", "out-0.9.safetensors"),
+        ("dense.safetensors", "model.safetensors"),
+    ):
+        assert (folder / a).read_bytes() == (folder / b).read_bytes()
+
+
+def test_readme_pipe_writes_the_same_bytes(folder: Path) -> None:
+    first, second = blocks("sh")[:2]
+    for script in (first, second):
+        subprocess.run(
+            ["bash", "-ec", script],
+            cwd=folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+        )
+        (folder / "sparse.safetensors").rename(folder / f"{len(script)}.safetensors")
+    a, b = (folder / f"{len(script)}.safetensors" for script in (first, second))
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_readme_python_block_runs(folder: Path) -> None:
+    (block,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=folder, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "of 84480" in done.stdout
+
+
+def test_commands_page_is_up_to_date() -> None:
+    page = ROOT / "docs/commands.md"
+    harness = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'docs')!r}); "
+        "import make_commands; print(make_commands.text(), end='')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", harness], capture_output=True, text=True, check=True
+    )
+    assert page.read_text() == done.stdout, "run `make docs`"
+
+
+def test_demo_runs_and_shows_every_level(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples/digits/demo.py"), str(tmp_path / "demo")],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    for level in ("dense", "0.5", "0.7", "0.9"):
+        assert re.search(rf"│ +{re.escape(level)} │", done.stdout), done.stdout
+
+
+def test_relative_links_of_the_docs_lead_somewhere() -> None:
+    for page in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    ):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
