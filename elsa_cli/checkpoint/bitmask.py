@@ -14,7 +14,6 @@ from elsa_cli.checkpoint.dtypes import Bits
 from elsa_cli.checkpoint.work import Scratch
 
 __all__ = [
-    "BitStream",
     "Bools",
     "Bytes",
     "Deflater",
@@ -117,57 +116,3 @@ def decode_text(text: str, size: int) -> bytes:
     if len(raw) != size or not coder.eof or coder.unused_data:
         raise ValueError(f"it does not hold {size:,} bytes")
     return raw
-
-
-class BitStream:
-    """Bits of one deflated mask, taken a few at a time.
-
-    Args:
-        read: Returns up to so many further coded bytes, b"" at the end.
-    """
-
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        """Begin before the first bit."""
-        self._read = read
-        self._coder = zlib.decompressobj(-15)
-        self._left: Bools = np.zeros(0, np.bool_)
-
-    def take(self, count: int) -> Bools:
-        """Return the next `count` bits.
-
-        Raises:
-            ValueError: The stream is damaged or has fewer.
-        """
-        parts = [self._left]
-        have = self._left.size
-        while have < count:
-            raw = np.frombuffer(self._inflate(-(-(count - have) // 8)), np.uint8)
-            if not raw.size:
-                raise ValueError("the coded mask ends early")
-            parts.append(unpack_bits(raw, 8 * raw.size))
-            have += 8 * raw.size
-        bits = np.concatenate(parts) if len(parts) > 1 else self._left
-        self._left = bits[count:]
-        return bits[:count]
-
-    def _inflate(self, size: int) -> bytes:
-        try:
-            while not self._coder.eof:
-                coded = self._coder.unconsumed_tail or self._read(1 << 16)
-                raw = self._coder.decompress(coded, size)
-                if raw or not coded:
-                    return raw
-        except zlib.error as error:
-            raise ValueError(f"the coded mask is damaged ({error})") from error
-        return b""
-
-    def finish(self) -> None:
-        """Check that nothing but padding is left.
-
-        Raises:
-            ValueError: There are further bits or bytes.
-        """
-        if self._left.size >= 8 or self._left.any() or self._inflate(1) or self._coder.unused_data:
-            raise ValueError("the coded mask is too long")
-        if not self._coder.eof or self._read(1):
-            raise ValueError("the coded mask has no end")

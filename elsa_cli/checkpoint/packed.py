@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.bitmask import BitStream, Bytes, pack_bits
+from elsa_cli.checkpoint.bitmask import Bytes, pack_bits
 from elsa_cli.checkpoint.container import Container, TensorInfo, lay_out
 from elsa_cli.checkpoint.dtypes import DTYPES, Bits, DType
 from elsa_cli.checkpoint.level import DENSE, Level
 from elsa_cli.checkpoint.manifest import Entry, Manifest, is_ours
+from elsa_cli.checkpoint.maskcode import MaskStream, coding_of, complement
 from elsa_cli.checkpoint.reader import Job, Reader, Sink, level_name
 from elsa_cli.checkpoint.work import Scratch, spans
 from elsa_cli.errors import CutFile
@@ -226,21 +227,23 @@ class PackedReader(Reader):
         """
         entry = self.manifest.tensors[at]
         coded = min(depth, len(self.manifest.levels))
-        streams = [BitStream(self._coded(k, at)) for k in range(coded)]
         left = list(shell_kept(entry, len(self.manifest.levels)))
+        streams = [
+            MaskStream(coding_of(left[k], sum(left[k:])), self._coded(k, at)) for k in range(coded)
+        ]
         for start, count in spans(entry.numel, PIECE):
             chosen = []
             rest: NDArray[Any] | None = None
             for k in range(coded):
+                free = count if rest is None else rest.size
                 try:
-                    bits = streams[k].take(count if rest is None else rest.size)
+                    where, others = streams[k].take(free)
                 except ValueError as error:
                     raise self.damaged(entry.name, str(error)) from error
-                where, others = np.flatnonzero(bits), np.flatnonzero(~bits)
-                if rest is not None:
-                    where, others = rest.take(where), rest.take(others)
-                chosen.append(where)
-                rest = others
+                chosen.append(where if rest is None else rest.take(where))
+                if k + 1 < depth:
+                    others = complement(where, free) if others is None else others
+                    rest = others if rest is None else rest.take(others)
             if coded < depth:
                 assert rest is not None
                 chosen.append(rest)

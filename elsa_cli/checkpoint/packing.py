@@ -15,11 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.bitmask import Bools, Bytes, Deflater, pack_bits, popcount, unpack_bits
+from elsa_cli.checkpoint.bitmask import Bytes, popcount, unpack_bits
 from elsa_cli.checkpoint.container import Container, TensorInfo, encode_header, lay_out
 from elsa_cli.checkpoint.digest import digest_ranges
 from elsa_cli.checkpoint.level import Level
 from elsa_cli.checkpoint.manifest import DIGEST_DIGITS, KEY, Manifest, Packing
+from elsa_cli.checkpoint.maskcode import MaskCoder, coding_of
 from elsa_cli.checkpoint.output import OutputFile, Policy
 from elsa_cli.checkpoint.packed import PIECE, Section, plan_sections, section_names, shell_kept
 from elsa_cli.checkpoint.reader import level_name
@@ -74,43 +75,26 @@ class _Spool:
         return at, len(data)
 
 
-class _MaskCoder:
-    """Codes the shell mask of one tensor at one level."""
+class _Place:
+    """Where the coded mask of one tensor at one level goes in the spool."""
 
     def __init__(self, spool: _Spool) -> None:
         self._spool = spool
-        self._deflater = Deflater(self._take)
         self._buffer = bytearray()
-        self._bits: Bools = np.zeros(0, np.bool_)
         self.extents: list[tuple[int, int]] = []
 
-    def write(self, bits: Bools) -> None:
-        """Code some more bits, of any number."""
-        bits = np.concatenate([self._bits, bits]) if self._bits.size else bits
-        whole = bits.size & ~7
-        self._deflater.write(pack_bits(bits[:whole]))
-        self._bits = bits[whole:]
-
-    def write_bytes(self, packed: Bytes) -> None:
-        """Code bits that are packed already; only the last piece may have spare bits."""
-        self._deflater.write(packed)
-
-    def close(self) -> int:
-        """Code what is left; return the coded bytes in all."""
-        self._deflater.write(pack_bits(self._bits))
-        self._deflater.close()
-        self._flush()
-        return sum(size for _, size in self.extents)
-
-    def _take(self, data: bytes) -> None:
+    def take(self, data: bytes) -> None:
+        """Keep some coded bytes."""
         self._buffer += data
         if len(self._buffer) >= SPOOL_BYTES:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> int:
+        """Store what is kept; return the bytes stored so far."""
         if self._buffer:
             self.extents.append(self._spool.append(bytes(self._buffer)))
             self._buffer.clear()
+        return sum(size for _, size in self.extents)
 
 
 @dataclass
@@ -130,25 +114,31 @@ def _code_masks(
 
     def work(at: int, _: None) -> None:
         entry = manifest.tensors[at]
-        coders = [_MaskCoder(spool) for _ in manifest.levels]
+        shells = shell_kept(entry, len(manifest.levels))
+        places = [_Place(spool) for _ in manifest.levels]
+        coders = [
+            MaskCoder(coding_of(shells[k], sum(shells[k:])), place.take)
+            for k, place in enumerate(places)
+        ]
         kept = [0] * len(coders)
         for _start, count, packed in source.masks(at):
-            taken: Bytes | None = None
             for k, bits in enumerate(packed):
                 kept[k] += popcount(bits)
-                if taken is None:
-                    coders[k].write_bytes(bits)
-                else:
-                    if (taken & ~bits).any():
-                        raise BadManifest(
-                            f"the mask of {manifest.levels[k - 1]} is not inside that of "
-                            f"{manifest.levels[k]}",
-                            file=source.container.path,
-                            tensor=entry.name,
+                sparser = packed[k - 1] if k else None
+                if sparser is not None and (sparser & ~bits).any():
+                    raise BadManifest(
+                        f"the mask of {manifest.levels[k - 1]} is not inside that of "
+                        f"{manifest.levels[k]}",
+                        file=source.container.path,
+                        tensor=entry.name,
+                    )
+                for begin, size in spans(count, PIECE):
+                    piece = unpack_bits(bits[begin // 8 :], size)
+                    if sparser is not None:
+                        piece = piece.take(
+                            np.flatnonzero(~unpack_bits(sparser[begin // 8 :], size))
                         )
-                    free = np.flatnonzero(~unpack_bits(taken, count))
-                    coders[k].write(unpack_bits(bits, count).take(free))
-                taken = bits
+                    coders[k].write(piece)
             progress(count * entry.dtype.itemsize)
         if tuple(kept) != entry.kept:
             raise BadManifest(
@@ -157,8 +147,10 @@ def _code_masks(
                 tensor=entry.name,
                 hint="the file is damaged; make or fetch it again",
             )
-        sizes = tuple(coder.close() for coder in coders)
-        result[at] = _Coded(sizes, [coder.extents for coder in coders])
+        for coder in coders:
+            coder.close()
+        sizes = tuple(place.flush() for place in places)
+        result[at] = _Coded(sizes, [place.extents for place in places])
 
     run(range(len(manifest.tensors)), work, lambda: None, threads)
     return result
