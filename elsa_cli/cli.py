@@ -15,6 +15,7 @@ import click
 
 from elsa_cli import commands
 from elsa_cli.errors import ElsaError
+from elsa_cli.ui import highlight
 
 __all__ = ["cli", "main"]
 
@@ -81,7 +82,7 @@ def _of_the_system(error: OSError | MemoryError) -> str:
 
 def _complain(message: str) -> None:
     with contextlib.suppress(OSError):
-        click.echo(click.style("Error: ", fg="red", bold=True) + message, err=True)
+        click.echo(highlight("Error: ", "red") + message, err=True)
 
 
 def _open_standard_streams() -> None:
@@ -133,7 +134,8 @@ def main() -> None:
     """Run `elsa` with the arguments of the process."""
     _open_standard_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
     code = _run(sys.argv[1:])
     try:
         if sys.stdout is not None:

@@ -66,6 +66,15 @@ __all__ = [
 ]
 
 
+def _one_line(text: str) -> str:
+    """Return a text without line breaks, and without what could steer a terminal."""
+    shown = (
+        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
+        for c in text
+    )
+    return " ".join("".join(shown).split())
+
+
 class ElsaError(Exception):
     """What went wrong, in which file and tensor, and what to do about it.
 
@@ -93,7 +102,7 @@ class ElsaError(Exception):
         self.hint = hint
         where = "".join(f"{part}: " for part in (self.file, tensor) if part)
         line = where + what + (f"; {hint}" if hint else "")
-        super().__init__(" ".join(line.split("\n")))
+        super().__init__(_one_line(line))
 
 
 class UsageError(ElsaError):

@@ -6,6 +6,7 @@ The one importer of rich, and only when there is something to draw.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Screen", "count", "percent", "size"]
+__all__ = ["Screen", "count", "highlight", "percent", "size"]
 
 BAR_AFTER = 1.0  # seconds; shorter work shows no bar
 PLAIN_WIDTH = 200  # columns where there is no terminal, so that no name is cut off in a log
@@ -35,6 +36,11 @@ def size(nbytes: int) -> str:
 def count(number: int) -> str:
     """Return a number with separators."""
     return f"{number:,}"
+
+
+def highlight(text: str, colour: str) -> str:
+    """Return a text in bold, and in a colour unless NO_COLOR forbids it (no-color.org)."""
+    return click.style(text, fg=None if os.environ.get("NO_COLOR") else colour, bold=True)
 
 
 def percent(fraction: float) -> str:
@@ -98,7 +104,7 @@ class Screen:
     def warn(self, text: str) -> None:
         """Show a warning, one line."""
         if not self.quiet:
-            click.echo(click.style("Warning: ", fg="yellow", bold=True) + text, err=True)
+            click.echo(highlight("Warning: ", "yellow") + text, err=True)
 
     @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Any]:

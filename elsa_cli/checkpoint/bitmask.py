@@ -97,7 +97,7 @@ def encode_text(raw: bytes | bytearray) -> str:
     """Return base64 of the deflated bytes, for a header."""
     parts: list[bytes] = []
     coder = Deflater(parts.append)
-    coder.write(bytes(raw))
+    coder.write(np.frombuffer(raw, np.uint8))
     coder.close()
     return base64.b64encode(b"".join(parts)).decode("ascii")
 

@@ -236,6 +236,10 @@ def _parse_header(path: str, text: bytes) -> tuple[dict[str, str], tuple[TensorI
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(items)
+        for key, value in items:  # lone surrogates, which JSON can spell and no file can hold
+            key.encode()
+            if isinstance(value, str):
+                value.encode()
         if len(fields) < len(items):
             seen: set[str] = set()
             twice = next(name for name, _ in items if name in seen or seen.add(name))  # type: ignore[func-returns-value]

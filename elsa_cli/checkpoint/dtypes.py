@@ -21,7 +21,7 @@ class FloatBits:
     Attributes:
         magnitude: Mask of all bits but the sign.
         nonfinite: The lowest magnitude that is infinite or NaN.
-        nan: The one NaN of the dtypes without negative zero, whose magnitude is 0; else None.
+        nan: The one NaN of the dtypes without negative zero, which looks like one; else None.
     """
 
     magnitude: int
@@ -56,19 +56,20 @@ class DType:
         return np.dtype(f"<u{self.itemsize}")
 
     def magnitudes(self, bits: Bits, out: Bits | None = None) -> Bits:
-        """Return `bits` without their signs: unsigned integers that order as |w| does."""
-        assert self.float_bits is not None
-        return np.bitwise_and(bits, bits.dtype.type(self.float_bits.magnitude), out=out)
-
-    def has_nonfinite(self, bits: Bits, magnitudes: Bits) -> bool:
-        """Tell whether NaN or infinity is among weights given as bits and as magnitudes."""
+        """Return `bits` without their signs: unsigned integers that order as |w| does, NaN last."""
         layout = self.float_bits
         assert layout is not None
-        if not bits.size:
-            return False
-        if layout.nan is not None:
-            return bool((bits == layout.nan).any())
-        return int(magnitudes.max()) >= layout.nonfinite
+        if layout.nan is None:
+            return np.bitwise_and(bits, bits.dtype.type(layout.magnitude), out=out)
+        nan = bits == layout.nan  # first, since `out` may be `bits`
+        found: Bits = np.bitwise_and(bits, bits.dtype.type(layout.magnitude), out=out)
+        found[nan] = layout.nan
+        return found
+
+    def has_nonfinite(self, magnitudes: Bits) -> bool:
+        """Tell whether NaN or infinity is among weights given as magnitudes."""
+        assert self.float_bits is not None
+        return bool(magnitudes.size) and int(magnitudes.max()) >= self.float_bits.nonfinite
 
 
 # In the order of the library's own enumeration; FNUZ and FN floats have no infinity. F8_E8M0 has

@@ -26,7 +26,7 @@ __all__ = ["Bundle"]
 SPAN = 1 << 18  # weights compared at a time
 
 
-def shortest_level(kept: int, numel: int) -> Level:
+def shortest_level(kept: int, numel: int, file: str) -> Level:
     """Return the level with the fewest decimals that keeps `kept` of `numel` weights."""
     for digits in range(1, 25):
         value = round(1 - Fraction(kept, numel), digits)
@@ -34,7 +34,7 @@ def shortest_level(kept: int, numel: int) -> Level:
             level = parse_level(str(Decimal(value.numerator) / Decimal(value.denominator)))
             if level.kept(numel) == kept:
                 return level
-    raise NotABundle(f"keeps {kept:,} of {numel:,} weights, which no level describes")
+    raise NotABundle(f"keeps {kept:,} of {numel:,} weights, which no level describes", file=file)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,9 @@ class Bundle:
         self, levels: Sequence[Level] | None, kept: Sequence[int], numel: int
     ) -> tuple[Level, ...]:
         if levels is None:
-            named = [shortest_level(k, numel) for k in kept]
+            named = [
+                shortest_level(k, numel, s.path) for k, s in zip(kept, self._sparse, strict=True)
+            ]
         elif len(levels) != len(self._sparse):
             raise UsageError(
                 f"{len(levels)} levels for {len(self._sparse)} sparse checkpoints",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from fractions import Fraction
 
 from elsa_cli.errors import UsageError
@@ -54,8 +54,9 @@ def parse_level(text: str) -> Level:
         raise UsageError(
             f"{text!r} is not a level", hint="give a sparsity such as 0.9, 90% or dense"
         )
+    exact = Context(prec=len(word) + 60)
     if percent:
-        value = value.scaleb(-2)
+        value = value.scaleb(-2, exact)
     if not 0 <= value < 1:
         raise UsageError(
             f"level {word} is outside [0, 1)",
@@ -63,7 +64,7 @@ def parse_level(text: str) -> Level:
         )
     if value == 0:
         return DENSE
-    return Level(Fraction(value), format(value.normalize(), "f"))
+    return Level(Fraction(value), format(value.normalize(exact), "f"))
 
 
 def parse_levels(text: str | Iterable[str | float | Level]) -> tuple[Level, ...]:

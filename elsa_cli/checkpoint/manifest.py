@@ -243,6 +243,9 @@ def _from_fields(fields: Mapping[str, Any]) -> Manifest:
         tensors.append(Entry(_text(t["name"]), dtype, shape, kept, _text(t["digest"]), coded))
     if len({t.name for t in tensors}) != len(tensors):
         raise ValueError("a tensor is listed twice")
+    names = {t.name for t in tensors}
+    if names & set(fields["per_level"]) or any(map(is_ours, names)):
+        raise ValueError("a prunable tensor has a name that is not its own")
     packing = None
     if packed:
         prefix = tuple(_count(p) for p in _listed(fields["prefix"], len(levels) + 1))

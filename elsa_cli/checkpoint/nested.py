@@ -35,7 +35,7 @@ __all__ = ["HEADER_LIMIT", "MASKS_IN_MEMORY", "PLACEMENTS", "NestedReader", "Nes
 
 PLACEMENTS = ("auto", "header", "tensors")
 HEADER_LIMIT = 16 << 20  # bytes of header that `auto` allows; readers on the web stop at 25 MB
-MASKS_IN_MEMORY = 64 << 20  # bytes of raw masks up to which `auto` tries the header
+MASKS_IN_MEMORY = 32 << 20  # bytes of raw masks up to which `auto` tries the header
 
 
 class NestedReader(Reader):

@@ -25,6 +25,7 @@ from elsa_cli.errors import DiskFull, OutputError, OutputExists, UsageError
 __all__ = ["STDOUT", "OutputFile", "Policy", "copy_steps"]
 
 STDOUT = "-"
+STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 COPY_BYTES = 1 << 24  # bytes a call; small enough that an interrupt is answered at once
 
 
@@ -105,10 +106,13 @@ class OutputFile:
             OutputError: It cannot be created, or the policy forbids it.
         """
         self.path = os.fspath(path)
+        if self.path in STDOUT_NAMES:
+            self.path = STDOUT
         policy = policy or Policy()
         policy.check(self.path)
         self._stream = self.path == STDOUT
         self._target = self.path if self._stream else os.path.realpath(self.path)
+        self._clobber = policy.clobber
         self._existing: os.stat_result | None = None
         if not self._stream and os.path.exists(self._target):
             self._existing = os.stat(self._target)
@@ -162,7 +166,10 @@ class OutputFile:
         with self._reporting():
             done = 0
             while done < len(buffer):
-                done += os.preadv(self.fd, [buffer[done:]], offset + done)
+                got = os.preadv(self.fd, [buffer[done:]], offset + done)
+                if not got:
+                    raise OutputError("ended while it was read back", file=self.path)
+                done += got
 
     def copy_from(self, fd: int, source: int, offset: int, size: int) -> None:
         """Copy `size` bytes of the open file `fd` at `source` to `offset`, inside the kernel."""
@@ -224,7 +231,11 @@ class OutputFile:
         os.fsync(self.fd)
         folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if not (self._hidden is None and self._existing is None and self._name_new(folder)):
+            if self._existing is None and self._name_new(folder):
+                pass
+            elif not self._clobber:
+                raise OutputExists("exists by now", file=self.path, hint="leave out --no-clobber")
+            else:
                 if self._hidden is None:
                     self._hidden = self._sibling()
                     self._link(folder, self._hidden)
@@ -235,11 +246,20 @@ class OutputFile:
             os.close(folder)
 
     def _name_new(self, folder: int) -> bool:
-        """Give the nameless file its name; False if somebody else took it meanwhile."""
-        with contextlib.suppress(FileExistsError):
-            self._link(folder, self._target)
-            return True
-        return False
+        """Give the file its name; False if somebody else took it meanwhile."""
+        try:
+            if self._hidden is None:
+                self._link(folder, self._target)
+            else:
+                os.link(self._hidden, self._target)
+                os.unlink(self._hidden)
+        except FileExistsError:
+            return False
+        except OSError:
+            if self._hidden is None or not self._clobber:
+                raise
+            return False  # a file system without hard links: rename instead
+        return True
 
     def _link(self, folder: int, path: str) -> None:
         # The folder's descriptor is what makes Python call linkat, which follows /proc's link.

@@ -116,6 +116,9 @@ class PackedReader(Reader):
         missing = [name for name in manifest.per_level if name not in shapes]
         if missing:
             raise self.damaged(missing[0], "differs by level but is not among the shared tensors")
+        twice = [t.name for t in manifest.tensors if t.name in shapes]
+        if twice:
+            raise self.damaged(twice[0], "is both prunable and shared")
         self.sections = plan_sections(manifest, shapes, start)
         expected = [*shared, *(t for s in self.sections for t in s.tensors)]
         if sorted(expected, key=_place) != sorted(container.tensors, key=_place):

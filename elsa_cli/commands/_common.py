@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -107,7 +108,7 @@ def send(screen: Screen, outputs: Sequence[str], payload: dict[str, Any] | None)
         return
     for path in outputs:
         if path != "-":
-            click.echo(path)
+            click.echo(os.fsencode(path))  # whatever bytes the name is made of
 
 
 def to_json(value: Any) -> Any:

@@ -200,4 +200,7 @@ def _to_torch(data: NDArray[np.uint8], dtype: DType, shape: tuple[int, ...]) -> 
         ) from error
     if dtype.name not in _TORCH:
         raise UsageError(f"torch has no dtype {dtype.name}", hint="load with framework='numpy'")
-    return torch.from_numpy(data).view(getattr(torch, _TORCH[dtype.name])).reshape(shape)
+    kind = getattr(torch, _TORCH[dtype.name])
+    if not data.size:  # has no stride that another view could start from
+        return torch.empty(shape, dtype=kind)
+    return torch.from_numpy(data).view(kind).reshape(shape)

@@ -45,9 +45,7 @@ def erk(shapes: Sequence[Shape], density: Fraction) -> list[Fraction]:
         over = {i for i in range(len(sizes)) if i not in dense and epsilon * raw[i] > 1}
         if not over:
             return [Fraction(1) if i in dense else epsilon * raw[i] for i in range(len(sizes))]
-        # The largest first: making all of them dense at once could use up what the others need.
-        top = max(raw[i] for i in over)
-        dense |= {i for i in over if raw[i] == top}
+        dense |= over
 
 
 DISTRIBUTIONS: dict[str, Callable[[Sequence[Shape], Fraction], list[Fraction]]] = {

@@ -91,20 +91,21 @@ class Chunk:
 def _widen(keys: Bits, dtype: DType, common: DType) -> Bits:
     """Return float bits without sign as bits of F32 or F64; exact, so order and ties stay."""
     wide = keys
-    if dtype.name == "BF16":
-        wide = keys.astype(np.uint32) << np.uint32(16)
-    elif dtype.itemsize == 1:
-        wide = _FLOAT8[dtype.name].take(keys)
-    elif dtype.name == "F16":
-        wide = keys.view(np.float16).astype(np.float32).view(np.uint32)
-    if common.name == "F64" and dtype.name != "F64":
-        wide = wide.view(np.float32).astype(np.float64).view(np.uint64)
+    with np.errstate(invalid="ignore"):  # signalling NaNs become quiet ones, and stay the largest
+        if dtype.name == "BF16":
+            wide = keys.astype(np.uint32) << np.uint32(16)
+        elif dtype.itemsize == 1:
+            wide = _FLOAT8[dtype.name].take(keys)
+        elif dtype.name == "F16":
+            wide = keys.view(np.float16).astype(np.float32).view(np.uint32)
+        if common.name == "F64" and dtype.name != "F64":
+            wide = wide.view(np.float32).astype(np.float64).view(np.uint64)
     return wide
 
 
 def _float8_table(exponent_bits: int, bias: int, infinity: int) -> Bits:
-    """Return the float32 bits of the 128 magnitudes of an 8-bit float."""
-    key = np.arange(128)
+    """Return the float32 bits of the magnitudes 0 … 128 of an 8-bit float."""
+    key = np.arange(129)
     mantissa_bits = 7 - exponent_bits
     mantissa = key & ((1 << mantissa_bits) - 1)
     exponent = key >> mantissa_bits
@@ -112,7 +113,7 @@ def _float8_table(exponent_bits: int, bias: int, infinity: int) -> Bits:
     fraction = np.where(exponent > 0, fraction, mantissa / (1 << mantissa_bits))
     values = fraction * 2.0 ** (np.maximum(exponent, 1) - bias)
     bits: Bits = values.astype(np.float32).view(np.uint32)
-    bits[infinity:] = 0x7F80_0000 + np.arange(128 - infinity)
+    bits[infinity:] = 0x7F80_0000 + np.arange(key.size - infinity)
     return bits
 
 
@@ -193,7 +194,7 @@ class Scan:
         dtype = piece.tensor.dtype
         bits: Bits = scratch.array("bits", piece.count, dtype.unsigned)
         magnitudes = scratch.array("magnitude", piece.count, dtype.unsigned)
-        if dtype.has_nonfinite(bits, dtype.magnitudes(bits, out=magnitudes)):
+        if dtype.has_nonfinite(dtype.magnitudes(bits, out=magnitudes)):
             raise NonFinite(
                 "has NaN or infinity among its weights",
                 file=self.container.path,

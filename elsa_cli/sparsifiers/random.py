@@ -19,6 +19,6 @@ def random(chunk: Chunk, *, seed: int = 0) -> NDArray[np.float32]:
         chunk: Only its positions are used.
         seed: Another seed draws other scores; the same seed the same ones on any machine.
     """
-    stream = position_hash(np.array([seed], np.uint64))
+    stream = position_hash(np.array([seed % 2**64], np.uint64))
     drawn = position_hash(chunk.positions() ^ stream)
     return (drawn >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)

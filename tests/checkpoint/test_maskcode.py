@@ -113,11 +113,11 @@ def test_three_percent_over_the_entropy_at_most(density: float) -> None:
 def test_damage_is_a_value_error(coding: str) -> None:
     mask = np.random.default_rng(8).random(4000) < 0.5
     coded = encode(mask, coding)
-    with pytest.raises(ValueError, match="too long|early|no end"):
+    with pytest.raises(ValueError, match=r"too long|early|no end"):
         decode(coded, coding, [mask.size - 800])
-    with pytest.raises(ValueError, match="no end|early|too long"):
+    with pytest.raises(ValueError, match=r"no end|early|too long"):
         decode(coded[:-1], coding, [mask.size])
-    with pytest.raises(ValueError, match="too long|no end"):
+    with pytest.raises(ValueError, match=r"too long|no end"):
         decode(coded + b"\0", coding, [mask.size])
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match=r"damaged"):
         decode(b"\xff" * 20, coding, [mask.size])

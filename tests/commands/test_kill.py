@@ -1,0 +1,87 @@
+"""Killed at any moment, a run leaves the old output or the new one, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.commands.shell import names
+from tests.helpers import Tensor, write_safetensors
+
+MOMENTS = 17  # a command
+LINES = {
+    "sparsify": ["model", "--levels", "0.3,0.5,0.7,0.8,0.9", "--masks", "tensors"],
+    "pack": ["nested"],
+    "extract": ["nested", "--level", "0.9"],
+}
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a run that nobody kills."""
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+def start(command: str, folder: Path, output: str = "out/file") -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "elsa_cli", command, *LINES[command], "-o", output, "-q"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(folder / "out")},
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("kill")
+    (path / "out").mkdir()
+    rng = np.random.default_rng(0)
+    tensors: list[Tensor] = []
+    for at in range(6):
+        data = rng.standard_normal((500, 1000)).astype("<f4").tobytes()
+        tensors.append((f"w{at}", "F32", (500, 1000), data))
+    write_safetensors(path / "model", tensors)
+    finish(start("sparsify", path, "nested"))
+    return path
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["replaced", "new"])
+@pytest.mark.parametrize("command", LINES)
+def test_killed_at_any_moment(command: str, there: bool, folder: Path) -> None:
+    began = time.monotonic()
+    finish(start(command, folder, "new"))
+    whole = time.monotonic() - began
+    new = (folder / "new").read_bytes()
+    old = b"what was here before"
+    out = folder / "out" / "file"
+    moments = random.Random(f"{command} {there}")
+    for _ in range(MOMENTS // 2):
+        shutil.rmtree(folder / "out")
+        (folder / "out").mkdir()
+        if there:
+            out.write_bytes(old)
+        number = moments.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        # More often late, when there is something to leave behind.
+        moment = whole * moments.uniform(0.3, 1.05)
+        process = start(command, folder)
+        try:
+            process.wait(timeout=moment)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert names(folder / "out") in ([["file"]] if there else [[], ["file"]]), err
+        if out.exists():
+            assert out.read_bytes() in ([old, new] if there else [new]), err
+        if process.returncode == 0:
+            assert out.read_bytes() == new

@@ -1,0 +1,172 @@
+"""Cuts and masks against a full sort."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elsa_cli.selection import topk
+from elsa_cli.selection.scan import position_hash
+from tests.helpers import BITS, FLOATS, Tensor, random_bits
+from tests.selection.reference import assert_same_masks, reference_masks, selected_masks
+
+KINDS = ["normal", "ties", "constant", "weird"]
+
+
+def network(seed: int, kinds: list[str], dtypes: list[str], size: int = 700) -> list[Tensor]:
+    rng = np.random.default_rng(seed)
+    return [
+        (f"t{(at * 7) % 10}.{dtype}.{kind}", dtype, (size,), random_bits(rng, dtype, (size,), kind))
+        for at, (dtype, kind) in enumerate((d, k) for d in dtypes for k in kinds)
+    ]
+
+
+def counts_of(numel: int) -> list[int]:
+    """Return counts to keep, sparsest first, with both ends and their neighbours."""
+    return sorted({0, 1, numel // 100, numel // 10, numel // 3, numel // 2, numel - 1, numel})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_one_dtype(dtype: str, kind: str, tmp_path: Path) -> None:
+    tensors = network(1, [kind], [dtype])
+    counts = counts_of(700)
+    masks = selected_masks(tmp_path / "m", tensors, counts)
+    assert_same_masks(masks, reference_masks(tensors, counts))
+
+
+@pytest.mark.parametrize("without", [(), ("F64",)], ids=["with F64", "without F64"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_dtypes_compete(kind: str, without: tuple[str, ...], tmp_path: Path) -> None:
+    tensors = network(2, [kind], [d for d in FLOATS if d not in without], 300)
+    counts = counts_of(300 * len(tensors))
+    masks = selected_masks(tmp_path / "m", tensors, counts, step=128)
+    assert_same_masks(masks, reference_masks(tensors, counts))
+
+
+def test_zeros_of_both_signs_are_ties(tmp_path: Path) -> None:
+    for dtype in FLOATS:
+        width = BITS[dtype]
+        sign = 0 if dtype.endswith("FNUZ") else 1 << (width - 1)
+        zeros = np.where(np.arange(512) % 3 == 0, sign, 0).astype(f"<u{width // 8}")
+        tensors: list[Tensor] = [("a", dtype, (512,), zeros.tobytes())]
+        counts = [0, 51, 256, 512]
+        masks = selected_masks(tmp_path / "m", tensors, counts)
+        assert_same_masks(masks, reference_masks(tensors, counts))
+
+
+def test_levels_nest_and_counts_are_exact(tmp_path: Path) -> None:
+    tensors = network(3, ["ties", "constant"], ["F16", "BF16"])
+    numel = 700 * len(tensors)
+    counts = list(range(0, numel + 1, 97))
+    masks = selected_masks(tmp_path / "m", tensors, counts)
+    flat = [np.concatenate([m[name] for name in sorted(m)]) for m in masks]
+    assert [int(m.sum()) for m in flat] == counts
+    assert not any((a & ~b).any() for a, b in itertools.pairwise(flat))
+
+
+def test_ties_favour_no_tensor_and_no_row(tmp_path: Path) -> None:
+    data = np.ones(8192, "<f4").tobytes()
+    tensors: list[Tensor] = [("a", "F32", (64, 128), data), ("b", "F32", (64, 128), data)]
+    (mask,) = selected_masks(tmp_path / "m", tensors, [4096], step=4096)
+    for name in "ab":
+        rows = mask[name].reshape(64, 128)
+        assert 0.23 < rows.mean() < 0.27
+        assert rows.mean(axis=0).max() < 0.55
+        assert 0.1 < rows.mean(axis=1).min() <= rows.mean(axis=1).max() < 0.45
+
+
+SMALL = {"GATHER": [1, 7, 1 << 16], "SAMPLE_FROM": [1, 1 << 22], "SAMPLE": [64, 900]}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("sample", SMALL["SAMPLE"])
+@pytest.mark.parametrize("sample_from", SMALL["SAMPLE_FROM"])
+@pytest.mark.parametrize("gather", SMALL["GATHER"])
+def test_every_way_of_narrowing(
+    gather: int,
+    sample_from: int,
+    sample: int,
+    threads: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(topk, "GATHER", gather)
+    monkeypatch.setattr(topk, "SAMPLE_FROM", sample_from)
+    monkeypatch.setattr(topk, "SAMPLE", sample)
+    for dtypes in (["F32"], ["F64"], ["F8_E4M3"], ["F16", "F32", "F8_E5M2"]):
+        tensors = network(4, KINDS, dtypes, 500)
+        counts = counts_of(500 * len(tensors))
+        masks = selected_masks(tmp_path / "m", tensors, counts, threads, step=200)
+        assert_same_masks(masks, reference_masks(tensors, counts))
+
+
+@pytest.mark.parametrize("misled", ["high", "low"])
+def test_a_sample_that_misleads(
+    misled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the sample is drawn, the weights are unlike all the others."""
+    monkeypatch.setattr(topk, "SAMPLE_FROM", 1)
+    monkeypatch.setattr(topk, "SAMPLE", 300)
+    step, pieces = 1024, 6
+    rng = np.random.default_rng(5)
+    values = rng.uniform(1, 2, step * pieces).astype("<f4")
+    count = -(-step // -(-step * pieces // topk.SAMPLE))
+    for piece in range(pieces):
+        room = (step - count) // 8 * 8
+        spot = int(position_hash(np.array([piece * step], np.uint64))[0]) % (room + 1)
+        start = piece * step + spot // 8 * 8
+        values[start : start + count] *= 1000 if misled == "high" else 0.001
+    tensors: list[Tensor] = [("w", "F32", (step * pieces,), values.tobytes())]
+    counts = counts_of(values.size)
+    passes = 0
+    real = topk._pass
+
+    def counted(*args: object) -> object:
+        nonlocal passes
+        passes += 1
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(topk, "_pass", counted)
+    masks = selected_masks(tmp_path / "m", tensors, counts, step=step)
+    assert_same_masks(masks, reference_masks(tensors, counts))
+    assert passes > 2  # a right guess takes two
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_sorted_weights(order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topk, "SAMPLE_FROM", 1)
+    monkeypatch.setattr(topk, "SAMPLE", 128)
+    values = np.sort(np.random.default_rng(6).standard_normal(6000).astype("<f4"))
+    if order == "descending":
+        values = values[::-1]
+    tensors: list[Tensor] = [("w", "F32", values.shape, values.tobytes())]
+    counts = counts_of(values.size)
+    masks = selected_masks(tmp_path / "m", tensors, counts, step=512)
+    assert_same_masks(masks, reference_masks(tensors, counts))
+
+
+@given(data=st.data())
+def test_any_network(data: st.DataObject) -> None:
+    tensors = network(
+        data.draw(st.integers(0, 2**32)),
+        data.draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=3, unique=True)),
+        data.draw(st.lists(st.sampled_from(list(FLOATS)), min_size=1, max_size=3, unique=True)),
+        data.draw(st.integers(1, 300)),
+    )
+    numel = sum(t[2][0] for t in tensors)
+    counts = sorted(data.draw(st.sets(st.integers(0, numel), min_size=1, max_size=5)))
+    step = 8 * data.draw(st.integers(1, 20))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "GATHER", data.draw(st.sampled_from([1, 50, 1 << 16])))
+        patch.setattr(topk, "SAMPLE_FROM", data.draw(st.sampled_from([1, 1 << 22])))
+        patch.setattr(topk, "SAMPLE", data.draw(st.integers(1, 400)))
+        threads = data.draw(st.sampled_from([1, 2]))
+        masks = selected_masks(Path(folder) / "m", tensors, counts, threads, step)
+    assert_same_masks(masks, reference_masks(tensors, counts))

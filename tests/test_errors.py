@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from elsa_cli import errors
+from elsa_cli.errors import ElsaError
+
+
+def classes() -> dict[str, type[ElsaError]]:
+    """Return the exceptions that the module defines."""
+    return {
+        name: value
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, ElsaError)
+    }
+
+
+def drawn() -> dict[str, tuple[str | None, str]]:
+    """Return parent and text of each line of the tree in the module's docstring."""
+    found: dict[str, tuple[str | None, str]] = {}
+    path: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        match = re.fullmatch(r"((?:│   |    )*(?:├── |└── )?)([A-Z]\w+)  +(.+)", line)
+        if match:
+            depth = len(match[1]) // 4
+            path[depth:] = [match[2]]
+            found[match[2]] = (path[depth - 1] if depth else None, match[3])
+    return found
+
+
+def test_the_tree_in_the_docstring_is_the_real_one() -> None:
+    real = {
+        name: None if cls is ElsaError else cls.__base__.__name__ if cls.__base__ else ""
+        for name, cls in classes().items()
+    }
+    assert {name: parent for name, (parent, _) in drawn().items()} == real
+    assert len(real) > 20
+
+
+def test_the_branches_are_drawn_to_the_end() -> None:
+    lines = [line for line in (errors.__doc__ or "").splitlines() if re.match("[│├└ ]+── ", line)]
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        depth = line.index("──") - 1
+        last = following[depth : depth + 1] not in ("├", "└", "│")
+        assert line[depth] == ("└" if last else "├"), line
+
+
+def test_all_is_complete_and_sorted() -> None:
+    assert errors.__all__ == sorted(classes())
+
+
+def test_each_exception_is_documented() -> None:
+    for name, cls in classes().items():
+        assert cls.__doc__, name
+        text = drawn()[name][1].removeprefix("exit 2: ")
+        said = cls.__doc__.split("\n")[0].rstrip(".").replace("`", "").replace("--no-", "no-")
+        if not text.startswith("exit "):
+            assert said.lower() == text.replace("`", "").replace("--no-", "no-").lower()
+
+
+def test_exit_codes() -> None:
+    codes = {name: cls("").exit_code for name, cls in classes().items()}
+    assert {name for name, code in codes.items() if code != 1} == {"UsageError"}
+    assert codes["UsageError"] == 2
+
+
+def test_a_message_says_where_what_and_what_to_do() -> None:
+    error = ElsaError("is bad", file="m.safetensors", tensor="w", hint="fix it")
+    assert str(error) == "m.safetensors: w: is bad; fix it"
+    assert (error.what, error.file, error.tensor, error.hint) == (
+        "is bad",
+        "m.safetensors",
+        "w",
+        "fix it",
+    )
+    assert str(ElsaError("is bad")) == "is bad"
+    assert str(ElsaError("is bad", tensor="w")) == "w: is bad"
+
+
+@pytest.mark.parametrize(
+    "odd", ["\n", "\r\n", "\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"]
+)
+def test_a_message_is_one_line_whatever_the_names(odd: str) -> None:
+    error = ElsaError(f"a{odd}b", file=f"f{odd}g", tensor=f"t{odd}u", hint=f"h{odd}i")
+    assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize("odd", ["\x1b[31m", "\x07", "\x00", "\x9b2J"])
+def test_a_name_from_a_file_cannot_steer_the_terminal(odd: str) -> None:
+    message = str(ElsaError("is bad", tensor=f"t{odd}u"))
+    assert all(c.isprintable() for c in message)
