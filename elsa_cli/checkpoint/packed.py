@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 SHARED = "shared"  # the name of the first section among the digests
-PIECE = 1 << 16  # weights taken apart or put together at a time: what is gathered stays in cache
+PIECE = 1 << 19  # weights taken apart or put together at a time
 
 
 def pad(size: int) -> int:

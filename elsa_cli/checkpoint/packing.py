@@ -67,6 +67,11 @@ class _Spool:
         self._lock = threading.Lock()
         self._end = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes stored so far."""
+        return self._end
+
     def append(self, data: bytes) -> tuple[int, int]:
         """Store `data`; return where it lies: offset and size."""
         with self._lock:
@@ -188,7 +193,9 @@ def write_packed(
         sections = plan_sections(manifest, shapes, start)
         manifest, header = _header(manifest, shared, sections, source.metadata)
         base = len(header)
-        out.reserve(base + sections[-1].end)
+        out.reserve(
+            base + sections[-1].end - spool.size
+        )  # the spool is gone before the values come
         out.resize(base + sections[-1].end)
         for t in shared:
             found = source.dense[t.name]

@@ -18,7 +18,7 @@ __all__ = ["CHUNK", "Progress", "Scratch", "default_threads", "no_progress", "ru
 
 # Elements a piece. Small enough that a piece and what is computed from it stay in cache, large
 # enough that the interpreter's own time does not count.
-CHUNK = 1 << 18
+CHUNK = 1 << 20
 
 Item = TypeVar("Item")
 State = TypeVar("State")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import escape, glob
@@ -124,6 +123,8 @@ def _path_line(head: bytes) -> str:
 @contextlib.contextmanager
 def _spool(head: bytes) -> Iterator[str]:
     """Copy standard input to a nameless file on disk; give a path by which it can be opened."""
+    import tempfile  # not at the top: --help should not wait for it
+
     with tempfile.TemporaryFile() as file:
         try:
             file.write(head)

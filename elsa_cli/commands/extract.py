@@ -1,4 +1,4 @@
-"""`elsa extract`: any level as an ordinary checkpoint."""
+"""`elsa extract`: write any level as an ordinary checkpoint."""
 
 from __future__ import annotations
 

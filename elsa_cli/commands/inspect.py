@@ -1,4 +1,4 @@
-"""`elsa inspect`: what is inside."""
+"""`elsa inspect`: show what is inside: levels, layers, bytes."""
 
 from __future__ import annotations
 

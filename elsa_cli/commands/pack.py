@@ -1,4 +1,4 @@
-"""`elsa pack`: the shipping file."""
+"""`elsa pack`: make the shipping file, of which each level is a prefix."""
 
 from __future__ import annotations
 

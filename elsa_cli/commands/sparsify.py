@@ -106,7 +106,7 @@ def command(
 
     The masks of all levels are stored next to the untouched dense weights. Each level keeps
     exactly round((1 - level) * weights) of the prunable weights: floats of two or more dimensions
-    that are not embeddings or heads.
+    that are not embeddings or heads. With --scope layer each layer's own share is rounded.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`elsa verify`: is the file what it says it is?"""
+"""`elsa verify`: check nesting, counts and digests."""
 
 from __future__ import annotations
 

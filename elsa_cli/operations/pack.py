@@ -149,11 +149,12 @@ def unpack(
     threads = threads or default_threads()
     goes_to = os.fspath(unpacked_path(checkpoint) if output is None else output)
     policy = Policy([checkpoint], clobber=clobber, force=force)
-    policy.check(goes_to)
-    with open_nested(checkpoint) as reader, OutputFile(goes_to, policy) as out:
+    with contextlib.ExitStack() as stack:
+        reader = stack.enter_context(open_nested(checkpoint))
         if not isinstance(reader, PackedReader):
             raise NothingToDo("is not packed", file=reader.path)
         reader.require(DENSE)
+        out = stack.enter_context(OutputFile(goes_to, policy))
         packed = reader.manifest
         manifest = replace(
             packed, packing=None, tensors=tuple(replace(t, coded=()) for t in packed.tensors)

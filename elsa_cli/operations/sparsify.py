@@ -112,7 +112,7 @@ def sparsify(
         progress: Told of the bytes of weights done.
 
     Returns:
-        What was chosen, exact: level s keeps round((1 - s) * weights).
+        What was chosen, exact: level s keeps round((1 - s) * weights); by layer with scope `layer`.
 
     Raises:
         UsageError: Options that contradict, or levels that cannot be read.

@@ -13,9 +13,8 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,62 +22,14 @@ from numpy.typing import NDArray
 from elsa_cli.checkpoint.bitmask import Bools
 from elsa_cli.checkpoint.dtypes import Bits
 from elsa_cli.checkpoint.work import Progress, Scratch, no_progress, run
+from elsa_cli.selection.bracket import BIN_BITS, MAX_HASH, Bracket, Cut, Tally, narrow
 from elsa_cli.selection.scan import Hashes, Piece, Scan, position_hash
 
 __all__ = ["Cut", "cuts", "kept_mask"]
 
-BIN_BITS = 16
-GATHER = 1 << 16  # weights that are few enough to be gathered and sorted
+REMEMBER = 1 << 24  # bins remembered over all threads and levels, 2 bytes each
 SAMPLE_FROM = 1 << 22  # weights; below, a sample saves nothing
 SAMPLE = 1 << 21  # weights in a sample
-MAX_HASH = (1 << 64) - 1
-
-
-class Cut(NamedTuple):
-    """A weight is kept if (its key, its hash) >= (key, hash)."""
-
-    key: int
-    hash: int
-
-
-@dataclass
-class _Bracket:
-    """Where the cut of one level lies.
-
-    Either a range of keys with all their hashes, or one key with a range of hashes; all bounds
-    inclusive.
-    """
-
-    want: int
-    low: int
-    high: int
-    hash_low: int = 0
-    hash_high: int = MAX_HASH
-    above: int | None = 0
-    inside: int | None = None
-    cut: Cut | None = None
-
-    @property
-    def gathers(self) -> bool:
-        """Whether so few weights are inside that they can be gathered."""
-        return self.inside is not None and self.inside <= GATHER
-
-    def bins(self) -> tuple[int, int]:
-        """Return (shift of keys, bits of the hash) that spread the bracket over the bins."""
-        span = (self.high - self.low).bit_length()
-        if self.low == self.high or (self.inside is None and self.above == 0):
-            # The first pass without a guess leaves the hashes, which are costly, aside.
-            return max(0, span - BIN_BITS), 0
-        return max(0, span - BIN_BITS), max(0, BIN_BITS - span)
-
-
-@dataclass
-class _Tally:
-    """What one thread saw of one level."""
-
-    above: int = 0
-    histogram: NDArray[Any] = field(default_factory=lambda: np.zeros(1 << BIN_BITS, np.int64))
-    gathered: list[tuple[Bits, Hashes]] = field(default_factory=list)
 
 
 def few_where(mask: Bools) -> NDArray[np.intp]:
@@ -118,7 +69,7 @@ def cuts(
     while open_ := [b for b in brackets if b.cut is None]:
         tallies = _pass(scan, open_, threads, progress)
         for k, bracket in enumerate(open_):
-            _narrow(bracket, [t[k] for t in tallies], scan.numel, top)
+            narrow(bracket, [t[k] for t in tallies], scan.numel, top)
     return [b.cut for b in brackets if b.cut is not None]
 
 
@@ -145,10 +96,10 @@ def _largest_key(scan: Scan) -> int:
     return int(np.iinfo(keys.dtype).max)
 
 
-def _guess(scan: Scan, wanted: Sequence[int], top: int, threads: int) -> list[_Bracket]:
+def _guess(scan: Scan, wanted: Sequence[int], top: int, threads: int) -> list[Bracket]:
     """Bracket each cut by a sample, or by all keys if there are few weights."""
     if scan.numel < SAMPLE_FROM:
-        return [_Bracket(want, 0, top) for want in wanted]
+        return [Bracket(want, 0, top) for want in wanted]
     share = -(-scan.numel // SAMPLE)
     shift = max(0, top.bit_length() - BIN_BITS)
 
@@ -179,28 +130,44 @@ def _guess(scan: Scan, wanted: Sequence[int], top: int, threads: int) -> list[_B
             low = int(np.count_nonzero(at_or_above >= rank + margin)) - 1 << shift
         if rank - margin >= 1:
             high = min(top, (int(np.count_nonzero(at_or_above >= rank - margin)) << shift) - 1)
-        brackets.append(_Bracket(want, low, high, above=None))
+        brackets.append(Bracket(want, low, high, above=None))
     return brackets
 
 
 def _pass(
-    scan: Scan, brackets: Sequence[_Bracket], threads: int, progress: Progress
-) -> list[list[_Tally]]:
+    scan: Scan, brackets: Sequence[Bracket], threads: int, progress: Progress
+) -> list[list[Tally]]:
     """Read everything once and tally every bracket."""
 
-    def work(piece: Piece, state: tuple[list[_Tally], Scratch]) -> None:
+    def work(piece: Piece, state: tuple[list[Tally], Scratch]) -> None:
         tallies, scratch = state
         keys = scan.keys(piece, scratch)
         for bracket, tally in zip(brackets, tallies, strict=True):
             _tally(scan, piece, keys, bracket, tally, scratch)
         progress(piece.count * piece.tensor.dtype.itemsize)
 
-    states = run(scan.pieces(), work, lambda: ([_Tally() for _ in brackets], Scratch()), threads)
+    room = REMEMBER // (threads * len(brackets))
+    states = run(
+        _pieces(scan, brackets),
+        work,
+        lambda: ([Tally(room) for _ in brackets], Scratch()),
+        threads,
+    )
     return [tallies for tallies, _ in states]
 
 
+def _pieces(scan: Scan, brackets: Sequence[Bracket]) -> Iterable[Piece]:
+    """Return the pieces that have to be read: all, unless each bracket knows its own."""
+    found: dict[tuple[str, int], Piece] = {}
+    for bracket in brackets:
+        if bracket.pieces is None:
+            return scan.pieces()
+        found |= {(p.tensor.name, p.start): p for p in bracket.pieces}
+    return found.values()
+
+
 def _tally(
-    scan: Scan, piece: Piece, keys: Bits, bracket: _Bracket, tally: _Tally, scratch: Scratch
+    scan: Scan, piece: Piece, keys: Bits, bracket: Bracket, tally: Tally, scratch: Scratch
 ) -> None:
     """Count one piece: what is above the bracket, and what is inside it."""
     kind = keys.dtype.type
@@ -238,50 +205,4 @@ def _tally(
             bins |= hashes >> np.uint64(64 - hash_bits)
     else:
         bins = (keys if inside is None else inside) >> kind(shift)
-    if bins.size:
-        tally.histogram += np.bincount(bins.astype(np.intp, copy=False), minlength=1 << BIN_BITS)
-
-
-def _narrow(bracket: _Bracket, tallies: Sequence[_Tally], numel: int, top: int) -> None:
-    """Put the bracket around the bin with the cut, or find the cut itself."""
-    if bracket.gathers:
-        _finish(bracket, tallies)
-        return
-    above = sum(t.above for t in tallies) if bracket.above is None else bracket.above
-    # from_top[i]: weights in the i + 1 highest bins.
-    from_top = np.cumsum(np.sum([t.histogram for t in tallies], axis=0)[::-1])
-    if not above < bracket.want <= above + int(from_top[-1]):
-        bracket.low, bracket.high, bracket.above = 0, top, 0  # the sample misled
-        return
-    at = int(np.searchsorted(from_top, bracket.want - above))
-    before = int(from_top[at - 1]) if at else 0
-    inside = int(from_top[at]) - before
-    exact = above + before + inside == bracket.want
-    bin_ = (1 << BIN_BITS) - 1 - at
-    shift, hash_bits = bracket.bins()
-    if bracket.low == bracket.high:
-        width = max(0, (bracket.hash_high - bracket.hash_low).bit_length() - BIN_BITS)
-        low = bracket.hash_low + (bin_ << width)
-        bracket.hash_low, bracket.hash_high = low, min(low + (1 << width) - 1, bracket.hash_high)
-    elif hash_bits:
-        low = (bin_ & ((1 << hash_bits) - 1)) << (64 - hash_bits)
-        bracket.hash_low, bracket.hash_high = low, low + (1 << (64 - hash_bits)) - 1
-        bracket.low = bracket.high = bracket.low + (bin_ >> hash_bits)
-    else:
-        low = bracket.low + (bin_ << shift)
-        bracket.low, bracket.high = low, min(low + (1 << shift) - 1, bracket.high)
-    bracket.above, bracket.inside = above + before, inside
-    if exact:
-        bracket.cut = Cut(bracket.low, bracket.hash_low)
-
-
-def _finish(bracket: _Bracket, tallies: Sequence[_Tally]) -> None:
-    """Sort the weights that are left and take the cut at the last one wanted."""
-    gathered = [part for t in tallies for part in t.gathered]
-    keys = np.concatenate([k for k, _ in gathered])
-    hashes = np.concatenate([h for _, h in gathered])
-    assert bracket.above is not None
-    assert keys.size == bracket.inside
-    order = np.lexsort((~hashes, ~keys))
-    last = order[bracket.want - bracket.above - 1]
-    bracket.cut = Cut(bracket.low + int(keys[last]), int(hashes[last]))
+    tally.add(piece, bins.astype(np.uint16))

@@ -19,7 +19,7 @@ from elsa_cli.errors import (
     OutputExists,
     UsageError,
 )
-from elsa_cli.selection import topk
+from elsa_cli.selection import bracket, topk
 from elsa_cli.selection.density import erk
 from tests.helpers import FLOATS, Tensor, random_bits, raw_bits, read_safetensors
 from tests.operations.models import (
@@ -70,7 +70,7 @@ def test_same_bytes_for_any_threads_and_pieces(
     small_pieces(monkeypatch, 136)
     for threads in (1, 4):
         for gather, sample_from in ((1 << 16, 1 << 22), (3, 1)):
-            monkeypatch.setattr(topk, "GATHER", gather)
+            monkeypatch.setattr(bracket, "GATHER", gather)
             monkeypatch.setattr(topk, "SAMPLE_FROM", sample_from)
             monkeypatch.setattr(topk, "SAMPLE", 500)
             sparsify(source, "0.5,0.75", out, masks=masks, threads=threads, **options)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elsa_cli.selection import topk
-from elsa_cli.selection.scan import position_hash
+from elsa_cli.selection import bracket, topk
+from elsa_cli.selection.scan import Piece, Scan, position_hash
 from tests.helpers import BITS, FLOATS, Tensor, random_bits
 from tests.selection.reference import assert_same_masks, reference_masks, selected_masks
 
@@ -85,6 +86,7 @@ def test_ties_favour_no_tensor_and_no_row(tmp_path: Path) -> None:
 SMALL = {"GATHER": [1, 7, 1 << 16], "SAMPLE_FROM": [1, 1 << 22], "SAMPLE": [64, 900]}
 
 
+@pytest.mark.parametrize("remember", [0, 1 << 24])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("sample", SMALL["SAMPLE"])
 @pytest.mark.parametrize("sample_from", SMALL["SAMPLE_FROM"])
@@ -94,10 +96,12 @@ def test_every_way_of_narrowing(
     sample_from: int,
     sample: int,
     threads: int,
+    remember: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(topk, "GATHER", gather)
+    monkeypatch.setattr(topk, "REMEMBER", remember)
+    monkeypatch.setattr(bracket, "GATHER", gather)
     monkeypatch.setattr(topk, "SAMPLE_FROM", sample_from)
     monkeypatch.setattr(topk, "SAMPLE", sample)
     for dtypes in (["F32"], ["F64"], ["F8_E4M3"], ["F16", "F32", "F8_E5M2"]):
@@ -164,9 +168,30 @@ def test_any_network(data: st.DataObject) -> None:
     counts = sorted(data.draw(st.sets(st.integers(0, numel), min_size=1, max_size=5)))
     step = 8 * data.draw(st.integers(1, 20))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "GATHER", data.draw(st.sampled_from([1, 50, 1 << 16])))
+        patch.setattr(bracket, "GATHER", data.draw(st.sampled_from([1, 50, 1 << 16])))
         patch.setattr(topk, "SAMPLE_FROM", data.draw(st.sampled_from([1, 1 << 22])))
         patch.setattr(topk, "SAMPLE", data.draw(st.integers(1, 400)))
         threads = data.draw(st.sampled_from([1, 2]))
         masks = selected_masks(Path(folder) / "m", tensors, counts, threads, step)
     assert_same_masks(masks, reference_masks(tensors, counts))
+
+
+def test_pieces_without_weights_near_the_cut_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = network(4, ["normal"], ["F32"], 4000)
+    read: list[int] = []
+
+    def counted(scan: Scan, brackets: Sequence[bracket.Bracket]) -> list[Piece]:
+        found = list(pieces(scan, brackets))
+        read.append(len(found))
+        return found
+
+    pieces = topk._pieces
+    monkeypatch.setattr(topk, "_pieces", counted)
+    monkeypatch.setattr(topk, "SAMPLE_FROM", 1)
+    numel = sum(t[2][0] for t in tensors)
+    masks = selected_masks(tmp_path / "m", tensors, [numel // 10], 1, step=64)
+    assert_same_masks(masks, reference_masks(tensors, [numel // 10]))
+    assert read[0] == -(-4000 // 64) * len(tensors)
+    assert all(0 < later < read[0] // 2 for later in read[1:])

@@ -1,0 +1,93 @@
+"""Write a checkpoint like a small language model's, a piece at a time.
+
+`python -m benchmarks.generate FILE DTYPE BYTES SEED`, in a process of its own: it imports numpy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ITEMSIZE", "generate", "shapes"]
+
+ITEMSIZE = {"bf16": 2, "fp32": 4}
+PIECE = 1 << 20  # weights drawn at a time
+
+
+def shapes(weights: int) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of at least `weights` weights, a tenth or a little more embedding.
+
+    Layers have grouped queries, a gated feed-forward part and two norms, as current models do.
+    """
+    width = 1024 if weights >= 50_000_000 else 256
+    inner, few = width * 11 // 4, width // 4
+    per_layer = 2 * width * width + 2 * few * width + 3 * inner * width + 2 * width
+    layers = max(1, int(0.9 * weights) // per_layer)
+    words = max(64, math.ceil((weights - layers * per_layer) / width))
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (words, width)}
+    for n in range(layers):
+        at = f"model.layers.{n}"
+        found |= {
+            f"{at}.input_layernorm.weight": (width,),
+            f"{at}.mlp.down_proj.weight": (width, inner),
+            f"{at}.mlp.gate_proj.weight": (inner, width),
+            f"{at}.mlp.up_proj.weight": (inner, width),
+            f"{at}.post_attention_layernorm.weight": (width,),
+            f"{at}.self_attn.k_proj.weight": (few, width),
+            f"{at}.self_attn.o_proj.weight": (width, width),
+            f"{at}.self_attn.q_proj.weight": (width, width),
+            f"{at}.self_attn.v_proj.weight": (few, width),
+        }
+    return found
+
+
+def generate(path: Path, dtype: str, size: int, seed: int) -> None:
+    """Write a safetensors file of about `size` bytes, not less.
+
+    Matrices are normal, each with a scale of its own between 0.01 and 0.04; norms are near one.
+
+    Args:
+        path: The file.
+        dtype: `bf16` or `fp32`.
+        size: Bytes.
+        seed: Of the weights.
+    """
+    item = ITEMSIZE[dtype]
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    plan = sorted(shapes(math.ceil(size / item)).items())
+    at = 0
+    for name, shape in plan:
+        end = at + math.prod(shape) * item
+        kind = {"bf16": "BF16", "fp32": "F32"}[dtype]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    rng = np.random.default_rng(seed)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, shape in plan:
+            numel = math.prod(shape)
+            scale = np.float32(0.01 * 4.0 ** rng.random())
+            for start in range(0, numel, PIECE):
+                draw = rng.standard_normal(min(PIECE, numel - start), dtype=np.float32)
+                draw *= scale
+                if len(shape) == 1:
+                    draw += np.float32(1)
+                file.write((_bfloat16(draw) if dtype == "bf16" else draw).data)
+
+
+def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round to nearest even; return the raw bits."""
+    bits = values.view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype(np.uint16)
+
+
+if __name__ == "__main__":
+    generate(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
