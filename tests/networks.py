@@ -22,7 +22,8 @@ from elsa_cli.checkpoint.digest import digest_ranges
 from elsa_cli.checkpoint.dtypes import DTYPES
 from elsa_cli.checkpoint.level import parse_levels
 from elsa_cli.checkpoint.manifest import Entry, Manifest
-from elsa_cli.checkpoint.nested import NestedReader, NestedWriter
+from elsa_cli.checkpoint.nested import NestedReader
+from elsa_cli.checkpoint.nesting import NestedWriter
 from elsa_cli.checkpoint.opening import open_nested
 from elsa_cli.checkpoint.output import OutputFile
 from elsa_cli.checkpoint.packing import write_packed

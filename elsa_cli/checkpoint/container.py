@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from elsa_cli.checkpoint.closing import Closing
 from elsa_cli.checkpoint.dtypes import DTYPES, DType
 from elsa_cli.errors import (
     DuplicateName,
@@ -107,7 +108,7 @@ def encode_header(
     return struct.pack("<Q", total - 8) + text.ljust(total - 8)
 
 
-class Container:
+class Container(Closing):
     """An open safetensors file.
 
     Attributes:
@@ -128,14 +129,19 @@ class Container:
         """
         self.path = os.fspath(path)
         try:
+            kind = os.stat(self.path).st_mode
+            if stat.S_ISDIR(kind):
+                raise InputError(
+                    "is a folder", file=self.path, hint="name the safetensors file in it"
+                )
+            if not stat.S_ISREG(kind):  # opening a pipe would wait for its writer
+                raise InputError(
+                    "is not a regular file", file=self.path, hint="pipe it in, and name it -"
+                )
             self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=self.path) from error
         try:
-            if os.path.isdir(self.path):
-                raise InputError(
-                    "is a folder", file=self.path, hint="name the safetensors file in it"
-                )
             size = os.fstat(self.fd).st_size
             self.header_bytes, header = _read_header(self, size)
             self.metadata, self.tensors = _parse_header(self.path, header)
@@ -193,19 +199,6 @@ class Container:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self.close()
 
 
 def _read_header(container: Container, size: int) -> tuple[int, bytes]:

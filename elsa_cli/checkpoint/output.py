@@ -17,9 +17,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Self
 
+from elsa_cli.checkpoint.closing import Closing
 from elsa_cli.errors import DiskFull, OutputError, OutputExists, UsageError
 
 __all__ = ["STDOUT", "OutputFile", "Policy", "copy_steps"]
@@ -88,7 +87,7 @@ class Policy:
             )
 
 
-class OutputFile:
+class OutputFile(Closing):
     """One output, written at any offset from any thread; `commit` puts it in place.
 
     Used as a context manager: leaving without `commit` discards it, and an existing file of that
@@ -303,16 +302,7 @@ class OutputFile:
                 ) from error
             raise OutputError(f"cannot be written: {error.strerror}", file=self.path) from error
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Discard what was not committed."""
         if self._hidden:
             with contextlib.suppress(FileNotFoundError):

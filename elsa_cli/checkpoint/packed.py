@@ -7,7 +7,7 @@ tensors, its shell's mask and its shell's values; last the values that only dens
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,10 @@ __all__ = [
 
 SHARED = "shared"  # the name of the first section among the digests
 PIECE = 1 << 19  # weights taken apart or put together at a time
+
+
+# Takes start, count and the packed bits of every level.
+MaskSink = Callable[[int, int, list[Bytes]], None]
 
 
 def pad(size: int) -> int:
@@ -184,8 +188,18 @@ class PackedReader(Reader):
         for at, entry in enumerate(self.manifest.tensors):
             yield Job(at, 0, entry.numel)
 
-    def produce(self, job: Job, level: Level, scratch: Scratch, sink: Sink) -> None:
-        """Put one tensor of a level together from its shells, reading no byte past the prefix."""
+    def produce(
+        self,
+        job: Job,
+        level: Level,
+        scratch: Scratch,
+        sink: Sink,
+        mask_sink: MaskSink | None = None,
+    ) -> None:
+        """Put one tensor of a level together from its shells, reading no byte past the prefix.
+
+        `mask_sink` gets the masks on the way, as `masks` yields them.
+        """
         entry = self.manifest.tensors[job.entry]
         every = (*self.manifest.levels, DENSE)
         depth = every.index(level) + 1
@@ -202,6 +216,8 @@ class PackedReader(Reader):
                 cursors[k] += where.size * size
                 bits[where] = values
             sink(entry.name, start * size, bits.view(np.uint8).data)
+            if mask_sink is not None:
+                mask_sink(start, count, _nested_masks(chosen[: len(self.manifest.levels)], count))
 
     def section_ranges(self) -> Iterator[tuple[str, str, tuple[int, int]]]:
         """Yield name, digest and (offset, size) of the shared section and of each level held."""
@@ -215,12 +231,7 @@ class PackedReader(Reader):
         """Yield start, count and the packed bits of every level held, piece after piece."""
         depth = len([level for level in self.available if level != DENSE])
         for start, count, chosen in self._walk(at, depth):
-            mask = np.zeros(count, np.bool_)
-            packed = []
-            for where in chosen:
-                mask[where] = True
-                packed.append(pack_bits(mask))
-            yield start, count, packed
+            yield start, count, _nested_masks(chosen, count)
 
     def _walk(self, at: int, depth: int) -> Iterator[tuple[int, int, list[NDArray[Any]]]]:
         """Yield start, count and the positions of the `depth` sparsest shells of a tensor.
@@ -276,6 +287,16 @@ class PackedReader(Reader):
             return bytes(buffer)
 
         return read
+
+
+def _nested_masks(shells: Sequence[NDArray[Any]], count: int) -> list[Bytes]:
+    """Return the packed mask of each level from the positions of the shells, sparsest first."""
+    mask = np.zeros(count, np.bool_)
+    packed = []
+    for where in shells:
+        mask[where] = True
+        packed.append(pack_bits(mask))
+    return packed
 
 
 def _place(tensor: TensorInfo) -> tuple[int, int, str]:

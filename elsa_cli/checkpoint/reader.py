@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from elsa_cli.checkpoint.bitmask import Bytes
+from elsa_cli.checkpoint.closing import Closing
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.level import Level
 from elsa_cli.checkpoint.manifest import Manifest, foreign
@@ -41,7 +40,7 @@ class Job:
     count: int
 
 
-class Reader(ABC):
+class Reader(Closing):
     """An open nested or packed checkpoint.
 
     Attributes:
@@ -107,19 +106,6 @@ class Reader(ABC):
     def close(self) -> None:
         """Close the file."""
         self.container.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self.close()
 
     def __fspath__(self) -> str:
         """Return the path, so that a reader stands where a path does."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.bitmask import Bools, unpack_bits
+from elsa_cli.checkpoint.closing import Closing
 from elsa_cli.checkpoint.dtypes import DType
 from elsa_cli.checkpoint.level import Level, parse_level
 from elsa_cli.checkpoint.opening import open_nested as open_reader
@@ -41,7 +41,7 @@ _TORCH = {
 }
 
 
-class NestedCheckpoint:
+class NestedCheckpoint(Closing):
     """An open nested or packed checkpoint; reads what is asked for, when it is asked for.
 
     Args:
@@ -137,19 +137,6 @@ class NestedCheckpoint:
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self.close()
 
 
 def open_nested(path: str | os.PathLike[str]) -> NestedCheckpoint:

@@ -6,11 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from elsa_cli.checkpoint.bitmask import Bytes
 from elsa_cli.checkpoint.foreign import Bundle
 from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
 from elsa_cli.checkpoint.manifest import Manifest
-from elsa_cli.checkpoint.nested import NestedReader, NestedWriter
+from elsa_cli.checkpoint.nested import NestedReader
+from elsa_cli.checkpoint.nesting import NestedWriter
 from elsa_cli.checkpoint.opening import open_nested, open_plain
 from elsa_cli.checkpoint.output import OutputFile, Policy
 from elsa_cli.checkpoint.packed import PackedReader
@@ -166,24 +169,31 @@ def unpack(
         }
         dense = tuple(reader.dense.values())
         writer = NestedWriter(out, dense, reader.metadata, manifest, per_level)
-        progress(0, 2 * sum(t.numel * t.dtype.itemsize for t in manifest.tensors))
+        # With masks as tensors the layout is known, and one walk gives masks and weights; masks
+        # for the header have to be complete before the data has a place.
+        walks = 1 if writer.placed else 2
+        progress(0, walks * sum(t.numel * t.dtype.itemsize for t in manifest.tensors))
+
+        def put_masks(at: int, start: int, count: int, levels: Sequence[Bytes]) -> None:
+            for k, bits in enumerate(levels):
+                writer.put_mask(k, at, start, bits)
 
         def masks(at: int, _: None) -> None:
-            itemsize = manifest.tensors[at].dtype.itemsize
             for start, count, levels in reader.masks(at):
-                for k, bits in enumerate(levels):
-                    writer.put_mask(k, at, start, bits)
-                progress(count * itemsize)
+                put_masks(at, start, count, levels)
+                progress(count * manifest.tensors[at].dtype.itemsize)
 
         def sink(name: str, offset: int, data: memoryview) -> None:
             writer.write(name, offset, data)
             progress(len(data))
 
         def weights(job: Job, scratch: Scratch) -> None:
-            reader.produce(job, DENSE, scratch, sink)
+            on_masks = partial(put_masks, job.entry) if walks == 1 else None
+            reader.produce(job, DENSE, scratch, sink, on_masks)
 
-        run(range(len(manifest.tensors)), masks, lambda: None, threads)
-        writer.masks_done()
+        if walks == 2:
+            run(range(len(manifest.tensors)), masks, lambda: None, threads)
+            writer.masks_done()
         begin = reader.container.header_bytes
         for t in reader.verbatim(DENSE):
             out.copy_from(

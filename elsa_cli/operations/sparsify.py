@@ -16,7 +16,7 @@ from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.digest import Digests
 from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
 from elsa_cli.checkpoint.manifest import Entry, Manifest, foreign
-from elsa_cli.checkpoint.nested import PLACEMENTS, NestedWriter
+from elsa_cli.checkpoint.nesting import PLACEMENTS, NestedWriter
 from elsa_cli.checkpoint.opening import open_plain
 from elsa_cli.checkpoint.output import OutputFile, Policy
 from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run

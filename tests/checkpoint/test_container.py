@@ -127,3 +127,9 @@ def test_encode_header_can_be_longer_than_needed() -> None:
     assert short[8:].startswith(b'{"__metadata__":{"a":"2","b":"1","format":"pt"},"a":')
     with pytest.raises(HeaderTooLong):
         encode_header(tensors, {}, MAX_HEADER + 16)
+
+
+def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="is not a regular file; pipe it in"):
+        Container(tmp_path / "pipe")

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from elsa_cli.checkpoint import nested as module
+from elsa_cli.checkpoint import nesting as module
 from elsa_cli.checkpoint.bitmask import unpack_bits
 from elsa_cli.checkpoint.container import TensorInfo
 from elsa_cli.checkpoint.dtypes import DTYPES
 from elsa_cli.checkpoint.level import parse_levels
 from elsa_cli.checkpoint.manifest import Entry, Manifest
-from elsa_cli.checkpoint.nested import NestedReader, NestedWriter
+from elsa_cli.checkpoint.nested import NestedReader
+from elsa_cli.checkpoint.nesting import NestedWriter
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.checkpoint.output import OutputFile
 from elsa_cli.errors import BadManifest, LevelNotStored, UsageError
