@@ -25,6 +25,7 @@ ESCAPE = 255  # a byte of this value adds to the gap that follows it
 READ = 1 << 16  # coded bytes read at a time
 
 Positions = NDArray[np.intp]
+NONE: Positions = np.zeros(0, np.intp)
 
 
 def coding_of(marked: int, free: int) -> str:
@@ -98,22 +99,26 @@ class MaskStream:
         self._bits: Bools = np.zeros(0, np.bool_)
         # Both count from the next bit to be taken: marks that are decoded and not yet taken, and
         # where the gap begins that is decoded next.
-        self._marks: Positions = np.zeros(0, np.intp)
+        self._marks = NONE
         self._end = 0
         self._ended = False
 
-    def take(self, count: int) -> tuple[Positions, Positions | None]:
-        """Return where ones are among the next `count` bits, and where zeros are, if known.
+    def take(self, count: int, *, zeros: bool = True) -> tuple[Positions, Positions]:
+        """Return where ones are among the next `count` bits, and where zeros are, ascending.
+
+        Args:
+            count: Number of bits.
+            zeros: Whether the second result is wanted; else it may be empty.
 
         Raises:
             ValueError: The stream is damaged or has fewer bits.
         """
         if self._coding == BITS:
             bits = self._take_bits(count)
-            return np.flatnonzero(bits), np.flatnonzero(~bits)
+            return np.flatnonzero(bits), np.flatnonzero(~bits) if zeros else NONE
         where = self._take_marks(count)
         if self._coding == ONES:
-            return where, None
+            return where, complement(where, count) if zeros else NONE
         return complement(where, count), where
 
     def _take_bits(self, count: int) -> Bools:
@@ -137,11 +142,13 @@ class MaskStream:
                 self._ended = True
                 break
             # A mark ends each run of escapes, and takes a bit itself.
-            marks = np.flatnonzero(raw != ESCAPE)
             ends = np.cumsum(raw, dtype=np.intp)
-            where = self._end + ends[marks] + np.arange(marks.size)
-            parts.append(where)
-            self._end += int(ends[-1]) + marks.size
+            passed = int(ends[-1])
+            if int(raw.max()) == ESCAPE:
+                ends = ends.take(np.flatnonzero(raw != ESCAPE))
+            ends += np.arange(self._end, self._end + ends.size)
+            parts.append(ends)
+            self._end += passed + ends.size
         known = np.concatenate(parts) if len(parts) > 1 else self._marks
         taken = int(np.searchsorted(known, count))
         self._marks = known[taken:] - count

@@ -19,7 +19,7 @@ from elsa_cli.checkpoint.container import Container, TensorInfo, lay_out
 from elsa_cli.checkpoint.dtypes import DTYPES, Bits, DType
 from elsa_cli.checkpoint.level import DENSE, Level
 from elsa_cli.checkpoint.manifest import Entry, Manifest, is_ours
-from elsa_cli.checkpoint.maskcode import MaskStream, coding_of, complement
+from elsa_cli.checkpoint.maskcode import MaskStream, coding_of
 from elsa_cli.checkpoint.reader import Job, Reader, Sink, level_name
 from elsa_cli.checkpoint.work import Scratch, spans
 from elsa_cli.errors import CutFile
@@ -251,12 +251,11 @@ class PackedReader(Reader):
             for k in range(coded):
                 free = count if rest is None else rest.size
                 try:
-                    where, others = streams[k].take(free)
+                    where, others = streams[k].take(free, zeros=k + 1 < depth)
                 except ValueError as error:
                     raise self.damaged(entry.name, str(error)) from error
                 chosen.append(where if rest is None else rest.take(where))
                 if k + 1 < depth:
-                    others = complement(where, free) if others is None else others
                     rest = others if rest is None else rest.take(others)
             if coded < depth:
                 assert rest is not None

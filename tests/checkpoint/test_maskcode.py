@@ -40,10 +40,10 @@ def decode(coded: bytes, coding: str, sizes: Sequence[int], step: int = 1 << 16)
     stream = MaskStream(coding, reader(coded, step))
     parts = []
     for size in sizes:
-        ones, zeros = stream.take(size)
+        ones, zeros = stream.take(size, zeros=size % 2 == 0)
         part = np.zeros(size, np.bool_)
         part[ones] = True
-        if zeros is not None:
+        if size % 2 == 0:
             assert np.array_equal(zeros, np.flatnonzero(~part))
         parts.append(part)
     stream.finish()
