@@ -36,8 +36,11 @@ def no_progress(done: int, total: int | None = None) -> None:
 
 
 def default_threads() -> int:
-    """Return the number of cores this process may use, 8 at most."""
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    """Return the number of cores this process may use, 4 at most.
+
+    Between two steps on arrays a thread waits for the interpreter's lock; more threads wait more.
+    """
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
 
 
 class Scratch:

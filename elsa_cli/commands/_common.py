@@ -42,7 +42,7 @@ def run_options(function: F) -> F:
         click.option(
             "--threads",
             type=click.IntRange(1, 256),
-            help="Number of threads.  [default: one a core, 8 at most]",
+            help="Number of threads.  [default: one a core, 4 at most]",
         ),
     ):
         function = option(function)
