@@ -90,8 +90,8 @@ def test_an_interrupt_stops_the_threads(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_default_threads_is_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1 <= default_threads() <= 8
+    assert 1 <= default_threads() <= 4
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    assert default_threads() == 8
+    assert default_threads() == 4
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
     assert default_threads() == 1
