@@ -42,11 +42,11 @@ REMARKS = """\
   leaves out loading and saving too. Both stand beside a whole elsa process.
 - `torch.nn.utils.prune` makes one sparse network; `sparsify` chooses three masks and keeps the
   dense weights. "sparsify to 0.9, then extract" is the job of the peer: two processes, one level.
-- What keeps `sparsify` and `pack` from their goals is arithmetic, not reading or writing: see the CPU
-  seconds beside those of `cp`. `sparsify` compares every weight with a few keys for each level, twice:
-  to find the cuts and to make the masks. `pack` finds the positions of every shell, codes the masks
-  and deals the weights out. Each is a handful of numpy calls a weight; they fill two cores, and a
-  `cp` inside the kernel moves several GB a second.
+- What keeps `sparsify` and `pack` from their goals is arithmetic, not reading or writing: see the
+  CPU seconds beside those of `cp`. `sparsify` compares every weight with a few keys for each level,
+  twice: to find the cuts and to make the masks. `pack` finds the positions of every shell, codes
+  the masks and deals the weights out. Each is a handful of numpy calls a weight; they fill two
+  cores, and a `cp` inside the kernel moves several GB a second.
 - Generated weights are independent of each other within a matrix. The entropy
   is that of each matrix's counts; masks of trained networks have structure beyond them, which was
   not measured here.

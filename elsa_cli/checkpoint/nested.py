@@ -22,7 +22,7 @@ from elsa_cli.checkpoint.dtypes import DTYPES, DType
 from elsa_cli.checkpoint.level import DENSE, Level
 from elsa_cli.checkpoint.manifest import Manifest, is_ours
 from elsa_cli.checkpoint.reader import Job, Reader, Sink, level_name, mask_name
-from elsa_cli.checkpoint.work import Scratch, spans
+from elsa_cli.checkpoint.work import Scratch, chunk_of, spans
 
 __all__ = ["NestedReader"]
 
@@ -98,7 +98,8 @@ class NestedReader(Reader):
 
     def masks(self, at: int) -> Iterator[tuple[int, int, list[Bytes]]]:
         """Yield start, count and the packed bits of every level, piece after piece."""
-        for start, count in spans(self.manifest.tensors[at].numel):
+        entry = self.manifest.tensors[at]
+        for start, count in spans(entry.numel, chunk_of(entry.dtype.itemsize)):
             levels = range(len(self.manifest.levels))
             yield start, count, [self.mask(level, at, start, count) for level in levels]
 
@@ -134,7 +135,7 @@ class NestedReader(Reader):
         """Yield independent pieces of the tensors that `verbatim` leaves out."""
         if level != DENSE:
             for at, entry in enumerate(self.manifest.tensors):
-                for start, count in spans(entry.numel):
+                for start, count in spans(entry.numel, chunk_of(entry.dtype.itemsize)):
                     yield Job(at, start, count)
 
     def produce(self, job: Job, level: Level, scratch: Scratch, sink: Sink) -> None:

@@ -14,11 +14,22 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHUNK", "Progress", "Scratch", "default_threads", "no_progress", "run", "spans"]
+__all__ = [
+    "CHUNK",
+    "CHUNK_BYTES",
+    "Progress",
+    "Scratch",
+    "chunk_of",
+    "default_threads",
+    "no_progress",
+    "run",
+    "spans",
+]
 
-# Elements a piece. Small enough that a piece and what is computed from it stay in cache, large
-# enough that the interpreter's own time does not count.
+# Elements and bytes a piece, at most. Small enough that a piece stays in cache, large enough that
+# threads rarely meet at the interpreter's lock, which they pass between two steps on arrays.
 CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 21
 
 Item = TypeVar("Item")
 State = TypeVar("State")
@@ -57,6 +68,11 @@ class Scratch:
         if buffer is None or buffer.size < nbytes:
             buffer = self._buffers[use] = np.empty(nbytes + -nbytes % 64, np.uint8)
         return buffer[:nbytes].view(dtype)
+
+
+def chunk_of(itemsize: int) -> int:
+    """Return how many weights of `itemsize` bytes make a piece."""
+    return min(CHUNK, CHUNK_BYTES // itemsize)
 
 
 def spans(numel: int, step: int = CHUNK) -> Iterator[tuple[int, int]]:

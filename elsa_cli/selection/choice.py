@@ -9,7 +9,7 @@ from elsa_cli.checkpoint.bitmask import Bools
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.dtypes import Bits
 from elsa_cli.checkpoint.level import Level
-from elsa_cli.checkpoint.work import CHUNK, Progress, Scratch, no_progress
+from elsa_cli.checkpoint.work import Progress, Scratch, chunk_of, no_progress
 from elsa_cli.errors import UsageError
 from elsa_cli.selection.density import DISTRIBUTIONS, layer_counts
 from elsa_cli.selection.pattern import fits_group, group_masks, group_step, keep_of
@@ -142,7 +142,7 @@ def choose(
     first = positions_of(tensors)
     if rule.group is not None:
         keep = [keep_of(level, rule.group) for level in levels]
-        steps = [group_step(t.shape, rule.group, CHUNK) for t in tensors]
+        steps = [group_step(t.shape, rule.group, chunk_of(t.dtype.itemsize)) for t in tensors]
         parts = [
             _Part(Scan(container, [t], first, scorer, step), ())
             for t, step in zip(tensors, steps, strict=True)

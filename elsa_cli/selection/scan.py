@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.dtypes import DTYPES, Bits, DType
-from elsa_cli.checkpoint.work import CHUNK, Scratch, spans
+from elsa_cli.checkpoint.work import Scratch, chunk_of, spans
 from elsa_cli.errors import NonFinite
 
 __all__ = ["Chunk", "Hashes", "Piece", "Scan", "Scorer", "position_hash", "positions_of"]
@@ -136,7 +136,7 @@ class Scan:
         tensors: The tensors to compare.
         first: Position of the first weight of each prunable tensor.
         scorer: The sparsifier.
-        step: Weights a piece, a multiple of 8.
+        step: Weights a piece, a multiple of 8; by default what suits the dtype.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Scan:
         tensors: Sequence[TensorInfo],
         first: dict[str, int],
         scorer: Scorer,
-        step: int = CHUNK,
+        step: int | None = None,
     ) -> None:
         """Find the dtype in which all can be compared."""
         self.container = container
@@ -161,7 +161,7 @@ class Scan:
     def pieces(self) -> Iterator[Piece]:
         """Yield every piece, tensors in order."""
         for t in self.tensors:
-            for start, count in spans(t.numel, self._step):
+            for start, count in spans(t.numel, self._step or chunk_of(t.dtype.itemsize)):
                 yield Piece(t, start, count)
 
     def position(self, piece: Piece) -> int:

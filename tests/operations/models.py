@@ -10,8 +10,6 @@ import pytest
 
 from elsa_cli import open_nested
 from elsa_cli.checkpoint.work import spans
-from elsa_cli.selection import choice
-from elsa_cli.selection.scan import Scan
 from tests.helpers import (
     BITS,
     FLOATS,
@@ -100,8 +98,7 @@ def stored_masks(path: Path, level: str) -> dict[str, Mask]:
 def small_pieces(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Make every operation work in pieces of `size` weights, a multiple of 8."""
     monkeypatch.setattr(spans, "__defaults__", (size,))
-    monkeypatch.setattr(Scan.__init__, "__defaults__", (size,))
-    monkeypatch.setattr(choice, "CHUNK", size)
+    monkeypatch.setattr("elsa_cli.checkpoint.work.CHUNK", size)
     for module in ("packed", "packing"):
         monkeypatch.setattr(f"elsa_cli.checkpoint.{module}.PIECE", size)
 
