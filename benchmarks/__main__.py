@@ -31,6 +31,8 @@ def main() -> None:
     if options.render:
         results = load(options.docs / f"{page}.json")
     else:
+        if options.folder is not None:
+            options.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="elsa-bench-", dir=options.folder) as folder:
             results = _measure(options, Path(folder))
     for dtype in (*results.options["dtypes"], ""):

@@ -17,7 +17,7 @@ import pytest
 from tests.commands.shell import names
 from tests.helpers import Tensor, write_safetensors
 
-MOMENTS = 17  # a command
+MOMENTS = 18  # a command
 LINES = {
     "sparsify": ["model", "--levels", "0.3,0.5,0.7,0.8,0.9", "--masks", "tensors"],
     "pack": ["nested"],
