@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,3 +182,32 @@ def test_what_is_refused(tmp_path: Path) -> None:
         checkpoint.close()
     with pytest.raises(NotNested):
         open_nested(tmp_path / "m.safetensors")
+
+
+def test_torch_loads_the_nested_and_the_sparse_file_strictly(tmp_path: Path) -> None:
+    """While the masks are in the header, the nested file is the dense checkpoint."""
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+
+    def network() -> Any:
+        torch.manual_seed(0)
+        layers = torch.nn
+        return layers.Sequential(
+            layers.Conv2d(3, 8, 3), layers.BatchNorm2d(8), layers.Flatten(), layers.Linear(8, 5)
+        )
+
+    trained = network()
+    safetensors.save_file(trained.state_dict(), tmp_path / "m.safetensors")
+    sparsify(tmp_path / "m.safetensors", "0.5,0.9")
+    extract(tmp_path / "m.elsa.safetensors", "0.9")
+    for name in ("m.elsa.safetensors", "m-0.9.safetensors"):
+        loaded = network()
+        assert str(loaded.load_state_dict(safetensors.load_file(tmp_path / name), strict=True)) == (
+            "<All keys matched successfully>"
+        )
+        state = loaded.state_dict()
+        for key, dense in trained.state_dict().items():
+            if name == "m.elsa.safetensors" or dense.ndim < 2:
+                assert torch.equal(state[key], dense)
+    kept = sum(int((state[key] != 0).sum()) for key in ("0.weight", "3.weight"))
+    assert kept == round(0.1 * (3 * 8 * 9 + 8 * 5))
