@@ -1,7 +1,7 @@
 # make demo    set up, and run the main job on the digits network
 # make test    set up, and run the tests
 # make check   format, lint, types, tests
-# make bench   speed and memory; writes docs/performance.md (about 40 minutes, 25 GB of disk)
+# make bench   speed and memory; writes docs/performance.md (about 30 minutes, 25 GB of disk)
 # make docs    write docs/commands.md anew from the help texts
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
