@@ -31,18 +31,23 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": path}
 
 
-def test_readme_shell_blocks_run_in_order_in_one_folder(folder: Path) -> None:
-    shell = blocks("sh")
-    assert len(shell) >= 7
-    script = "set -e\n" + "\n".join(shell)
-    done = subprocess.run(
-        ["bash", "-c", script],
+def bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run shell lines as a user would, up to the first that fails."""
+    return subprocess.run(
+        ["bash", "-ec", script],
         cwd=folder,
         env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        check=False,
     )
+
+
+def test_readme_shell_blocks_run_in_order_in_one_folder(folder: Path) -> None:
+    shell = blocks("sh")
+    assert len(shell) >= 7
+    done = bash("\n".join(shell), folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "report.json").read_text().startswith("{")
     for a, b in (
@@ -55,14 +60,7 @@ def test_readme_shell_blocks_run_in_order_in_one_folder(folder: Path) -> None:
 def test_readme_pipe_writes_the_same_bytes(folder: Path) -> None:
     first, second = blocks("sh")[:2]
     for script in (first, second):
-        subprocess.run(
-            ["bash", "-ec", script],
-            cwd=folder,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-        )
+        assert bash(script, folder).returncode == 0
         (folder / "sparse.safetensors").rename(folder / f"{len(script)}.safetensors")
     a, b = (folder / f"{len(script)}.safetensors" for script in (first, second))
     assert a.read_bytes() == b.read_bytes()

@@ -119,7 +119,7 @@ class OutputFile(Closing):
         self._folder = tempfile.gettempdir() if self._stream else os.path.dirname(self._target)
         self._hidden: str | None = None
         # File systems let one writer at a time into a file and have the others spin; waiting here
-        # costs nothing, and was up to six times faster.
+        # costs nothing.
         self._writing = threading.RLock()
         self._filled: dict[int, int] = {}  # bytes written, by block, of blocks that are not full
         self._open = False

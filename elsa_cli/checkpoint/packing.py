@@ -193,9 +193,8 @@ def write_packed(
         sections = plan_sections(manifest, shapes, start)
         manifest, header = _header(manifest, shared, sections, source.metadata)
         base = len(header)
-        out.reserve(
-            base + sections[-1].end - spool.size
-        )  # the spool is gone before the values come
+        # The spool takes its share of the disk, and is gone before the values come.
+        out.reserve(base + sections[-1].end - spool.size)
         out.resize(base + sections[-1].end)
         for t in shared:
             found = source.dense[t.name]

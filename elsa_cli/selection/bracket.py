@@ -98,7 +98,7 @@ class Tally:
         return self._histogram
 
 
-def narrow(bracket: Bracket, tallies: Sequence[Tally], numel: int, top: int) -> None:
+def narrow(bracket: Bracket, tallies: Sequence[Tally], top: int) -> None:
     """Put the bracket around the bin with the cut, or find the cut itself."""
     if bracket.gathers:
         _finish(bracket, tallies)

@@ -69,7 +69,7 @@ def cuts(
     while open_ := [b for b in brackets if b.cut is None]:
         tallies = _pass(scan, open_, threads, progress)
         for k, bracket in enumerate(open_):
-            narrow(bracket, [t[k] for t in tallies], scan.numel, top)
+            narrow(bracket, [t[k] for t in tallies], top)
     return [b.cut for b in brackets if b.cut is not None]
 
 

@@ -156,3 +156,8 @@ def test_kept_weights_keep_their_bits_and_others_become_plus_zero(name: str) -> 
     bits = raw_bits(name, raw).copy()
     zero_unkept(bits, pack_bits(mask), Scratch())
     assert bits.tobytes() == raw[: len(raw) // 2] + bytes(len(raw) // 2)
+
+
+def test_text_that_is_base64_of_no_deflate_stream() -> None:
+    with pytest.raises(ValueError, match="Error -3"):
+        decode_text(base64.b64encode(b"\xff" * 10).decode(), 4)

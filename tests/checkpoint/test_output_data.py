@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from elsa_cli.checkpoint.output import COPY_BYTES, OutputFile, copy_steps
+from elsa_cli.checkpoint.output import COPY_BYTES, OutputFile, Policy, copy_steps
 from elsa_cli.errors import DiskFull, ElsaError, OutputError
 
 DATA = bytes(range(256)) * 5
@@ -119,3 +119,45 @@ def test_copy_steps_join_neighbours_and_split_what_is_long() -> None:
         (1, 2, COPY_BYTES),
         (1 + COPY_BYTES, 2 + COPY_BYTES, 5),
     ]
+
+
+def test_an_input_that_ends_while_it_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"abc")
+    source = os.open(tmp_path / "in", os.O_RDONLY)
+    try:
+        with (
+            OutputFile(tmp_path / "out") as out,
+            pytest.raises(OutputError, match="an input ended while it was copied"),
+        ):
+            out.copy_from(source, 0, 0, 10)
+    finally:
+        os.close(source)
+    assert os.listdir(tmp_path) == ["in"]
+
+
+@pytest.mark.parametrize("clobber", [True, False])
+def test_a_file_system_without_hard_links(
+    clobber: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no nameless files either; only a rename could replace a file unasked."""
+    whole = os.open
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def named(path: str, flags: int, *rest: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            refuse()
+        return whole(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", named)
+    monkeypatch.setattr(os, "link", refuse)
+    with OutputFile(tmp_path / "out", Policy(clobber=clobber)) as out:
+        out.write_at(0, b"new")
+        if clobber:
+            out.commit()
+        else:
+            with pytest.raises(OutputError, match="Operation not permitted"):
+                out.commit()
+    assert os.listdir(tmp_path) == (["out"] if clobber else [])
+    assert not clobber or (tmp_path / "out").read_bytes() == b"new"
