@@ -21,10 +21,17 @@ ElsaError                       exit 1
 │   ├── LevelNotStored          a level that the file does not hold
 │   ├── CutFile                 a packed file that ends before the level asked for
 │   ├── NonFinite               NaN or infinity among the weights to rank
-│   └── NotABundle              checkpoints that are not levels of one dense network
+│   ├── NotABundle              checkpoints that are not levels of one dense network
+│   └── Misfit                  a checkpoint and a model that do not have the same tensors
 ├── OutputError                 a file that cannot be written
 │   ├── OutputExists            --no-clobber, and the output is there
 │   └── DiskFull                not enough space for the output
+├── TrainingError               a training that cannot go on
+│   ├── RecipeError             the recipe lacks something, or raised
+│   ├── NonFiniteLoss           the loss or a weight became NaN or infinite
+│   ├── FrozenChanged           a frozen weight is not what it was
+│   ├── PeerLost                another process of the run is gone
+│   └── Interrupted             exit 130 or 143: a signal; what was done is saved
 ├── NothingToDo                 the run would change nothing
 └── VerificationFailed          `verify` found something wrong
 
@@ -33,7 +40,11 @@ A message is one line: where (file, tensor), what is wrong, what to do.
 
 from __future__ import annotations
 
+import copy
 import os
+import signal
+from collections.abc import Sequence
+from typing import Self
 
 __all__ = [
     "AlreadyNested",
@@ -42,13 +53,17 @@ __all__ = [
     "DiskFull",
     "DuplicateName",
     "ElsaError",
+    "FrozenChanged",
     "HeaderNotJson",
     "HeaderTooLong",
     "HoleInData",
     "InputError",
+    "Interrupted",
     "LevelNotStored",
     "MalformedFile",
+    "Misfit",
     "NonFinite",
+    "NonFiniteLoss",
     "NotABundle",
     "NotNested",
     "NothingToDo",
@@ -56,8 +71,11 @@ __all__ = [
     "OutputError",
     "OutputExists",
     "OverlappingTensors",
+    "PeerLost",
+    "RecipeError",
     "ShapeMismatch",
     "TrailingBytes",
+    "TrainingError",
     "TruncatedFile",
     "UnknownDtype",
     "UnknownVersion",
@@ -103,6 +121,12 @@ class ElsaError(Exception):
         where = "".join(f"{part}: " for part in (self.file, tensor) if part)
         line = where + what + (f"; {hint}" if hint else "")
         super().__init__(_one_line(line))
+
+    def renamed(self, file: str) -> Self:
+        """Return this error with another name for its file."""
+        other = copy.copy(self)
+        ElsaError.__init__(other, self.what, file=file, tensor=self.tensor, hint=self.hint)
+        return other
 
 
 class UsageError(ElsaError):
@@ -191,6 +215,29 @@ class NotABundle(InputError):
     """Checkpoints that are not levels of one dense network."""
 
 
+class Misfit(InputError):
+    """A checkpoint and a model that do not have the same tensors.
+
+    Args:
+        what: The problem.
+        pairs: What only the checkpoint has beside what only the model has, as text.
+        file: The checkpoint.
+        hint: What the user can do.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        pairs: Sequence[tuple[str, str]] = (),
+        *,
+        file: str | os.PathLike[str] | None = None,
+        hint: str | None = None,
+    ) -> None:
+        """Keep the pairs for a table."""
+        super().__init__(what, file=file, hint=hint)
+        self.pairs = tuple(pairs)
+
+
 class OutputError(ElsaError):
     """A file that cannot be written."""
 
@@ -201,6 +248,51 @@ class OutputExists(OutputError):
 
 class DiskFull(OutputError):
     """Not enough space for the output."""
+
+
+class TrainingError(ElsaError):
+    """A training that cannot go on."""
+
+
+class RecipeError(TrainingError):
+    """The recipe lacks something, or raised."""
+
+
+class NonFiniteLoss(TrainingError):
+    """The loss or a weight became NaN or infinite."""
+
+
+class FrozenChanged(TrainingError):
+    """A frozen weight is not what it was."""
+
+
+class PeerLost(TrainingError):
+    """Another process of the run is gone."""
+
+
+class Interrupted(TrainingError):
+    """A signal; what was done is saved.
+
+    Args:
+        what: What is saved.
+        number: The signal.
+        file: The output of the run.
+        hint: How to go on.
+    """
+
+    exit_code = 130
+
+    def __init__(
+        self,
+        what: str,
+        number: int = signal.SIGINT,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        hint: str | None = None,
+    ) -> None:
+        """Keep the exit code that the signal gives."""
+        super().__init__(what, file=file, hint=hint)
+        self.exit_code = 128 + number
 
 
 class NothingToDo(ElsaError):

@@ -18,7 +18,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Screen", "count", "highlight", "percent", "size"]
+__all__ = ["Screen", "TrainingLine", "count", "highlight", "percent", "size"]
 
 BAR_AFTER = 1.0  # seconds; shorter work shows no bar
 PLAIN_WIDTH = 200  # columns where there is no terminal, so that no name is cut off in a log
@@ -107,13 +107,71 @@ class Screen:
             click.echo(highlight("Warning: ", "yellow") + text, err=True)
 
     @contextlib.contextmanager
+    def training_line(self) -> Iterator[TrainingLine]:
+        """Give a line that says where a training is; it is drawn on a terminal only."""
+        line = TrainingLine(shown=self._draws())
+        try:
+            yield line
+        finally:
+            line.stop()
+
+    def _draws(self) -> bool:
+        return not self.quiet and sys.stderr is not None and sys.stderr.isatty()
+
+    @contextlib.contextmanager
     def progress(self, label: str) -> Iterator[Any]:
         """Give a callback for an operation; it draws a bar on a terminal, after a second."""
-        bar = _Bar(label, shown=not self.quiet and sys.stderr is not None and sys.stderr.isatty())
+        bar = _Bar(label, shown=self._draws())
         try:
             yield bar
         finally:
             bar.stop()
+
+
+class TrainingLine:
+    """One line that says where a training is, on a terminal only."""
+
+    def __init__(self, *, shown: bool) -> None:
+        """Draw nothing yet."""
+        self._shown = shown
+        self._drawn: Any = None
+        self._task: Any = None
+        self._began = (0.0, 0)  # when, and after how many steps
+
+    def update(self, what: str, done: int, total: int) -> None:
+        """Show a text, how much is done, steps a second and the time left."""
+        if not self._shown:
+            return
+        now = time.monotonic()
+        if self._drawn is None:
+            self._start(done)
+            self._began = (now, done)
+        rate = (done - self._began[1]) / (now - self._began[0]) if now > self._began[0] else 0.0
+        speed = f"{rate:.3g} steps/s" if rate else ""
+        self._drawn.update(self._task, description=what, completed=done, total=total, speed=speed)
+
+    def _start(self, done: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._drawn = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=Console(stderr=True, highlight=False),
+            transient=True,
+        )
+        self._task = self._drawn.add_task("", completed=done, speed="")
+        self._drawn.start()
+
+    def stop(self) -> None:
+        """Take the line off the screen."""
+        if self._drawn is not None:
+            self._drawn.stop()
+            self._drawn = None
 
 
 class _Bar:

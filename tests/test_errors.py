@@ -6,7 +6,7 @@ import re
 import pytest
 
 from elsa_cli import errors
-from elsa_cli.errors import ElsaError
+from elsa_cli.errors import ElsaError, Interrupted, Misfit
 
 
 def classes() -> dict[str, type[ElsaError]]:
@@ -63,8 +63,20 @@ def test_each_exception_is_documented() -> None:
 
 def test_exit_codes() -> None:
     codes = {name: cls("").exit_code for name, cls in classes().items()}
-    assert {name for name, code in codes.items() if code != 1} == {"UsageError"}
-    assert codes["UsageError"] == 2
+    assert {name: code for name, code in codes.items() if code != 1} == {
+        "UsageError": 2,
+        "Interrupted": 130,
+    }
+    assert Interrupted("", 15).exit_code == 143
+
+
+def test_another_name_for_the_file() -> None:
+    error = Misfit("is bad", [("a", "b")], file="/dev/fd/3", hint="fix it")
+    other = error.renamed("standard input")
+    assert type(other) is Misfit
+    assert str(other) == "standard input: is bad; fix it"
+    assert (other.pairs, other.file) == ((("a", "b"),), "standard input")
+    assert error.file == "/dev/fd/3"
 
 
 def test_a_message_says_where_what_and_what_to_do() -> None:

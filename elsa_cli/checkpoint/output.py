@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from typing import IO
 
 from elsa_cli.checkpoint.closing import Closing
 from elsa_cli.errors import DiskFull, OutputError, OutputExists, UsageError
@@ -123,7 +124,7 @@ class OutputFile(Closing):
         self._writing = threading.RLock()
         self._filled: dict[int, int] = {}  # bytes written, by block, of blocks that are not full
         self._open = False
-        with self._reporting():
+        with self.reporting():
             self.fd = self._create()
         self._open = True
 
@@ -140,7 +141,7 @@ class OutputFile(Closing):
 
     def reserve(self, size: int) -> None:
         """Raise DiskFull if the file system has no room for `size` bytes."""
-        with self._reporting():
+        with self.reporting():
             room = os.fstatvfs(self.fd)
             free = room.f_frsize * (room.f_bavail if os.geteuid() else room.f_bfree)
         if size > free:
@@ -151,7 +152,7 @@ class OutputFile(Closing):
     def write_at(self, offset: int, data: memoryview | bytes) -> None:
         """Write `data` (bytes) at `offset`."""
         view = memoryview(data)
-        with self._reporting(), self._writing:
+        with self.reporting(), self._writing:
             while len(view):
                 done = os.pwrite(self.fd, view, offset)
                 self._written(offset, done)
@@ -173,12 +174,12 @@ class OutputFile(Closing):
 
     def resize(self, size: int) -> None:
         """Make the file `size` bytes long; what is not written reads as zero."""
-        with self._reporting():
+        with self.reporting():
             os.ftruncate(self.fd, size)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with bytes that were written from `offset`."""
-        with self._reporting():
+        with self.reporting():
             done = 0
             while done < len(buffer):
                 got = os.preadv(self.fd, [buffer[done:]], offset + done)
@@ -198,18 +199,25 @@ class OutputFile(Closing):
             done = os.copy_file_range(fd, self.fd, size, source, offset)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
-                with self._reporting():
+                with self.reporting():
                     raise
             done = 0
         self._written(offset, done)
         if not done:  # no such call here (or between these file systems), or the source has ended
-            with self._reporting():
+            with self.reporting():
                 data = os.pread(fd, min(size, 1 << 20), source)
             self.write_at(offset, data)
             done = len(data)
         if not done:
             raise OutputError("an input ended while it was copied", file=self.path)
         return done
+
+    def stream(self) -> IO[bytes]:
+        """Return a file object that writes the file from its beginning; close it to commit.
+
+        Its errors are those of the system; `reporting` puts them into words.
+        """
+        return open(self.fd, "wb", closefd=False)
 
     def commit(self) -> None:
         """Put the complete file in place, or send it to its stream."""
@@ -222,7 +230,7 @@ class OutputFile(Closing):
                 name = "standard output" if self.path == STDOUT else self.path
                 raise OutputError(f"cannot be written: {error.strerror}", file=name) from error
         else:
-            with self._reporting():
+            with self.reporting():
                 self._rename()
         self._hidden = None
 
@@ -289,7 +297,7 @@ class OutputFile(Closing):
         os.link(nameless, os.path.basename(path), dst_dir_fd=folder, follow_symlinks=True)
 
     @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
+    def reporting(self) -> Iterator[None]:
         """Turn an error of the system into one line of ours."""
         try:
             yield

@@ -21,6 +21,7 @@ __all__ = [
     "output_options",
     "run_options",
     "send",
+    "shown_options",
     "to_json",
 ]
 
@@ -33,17 +34,22 @@ def checkpoint_argument(name: str) -> Callable[[F], F]:
 
 
 def run_options(function: F) -> F:
-    """Add the options that every command has."""
+    """Add the options that every command on checkpoints has."""
+    verbose = click.option("-v", "--verbose", is_flag=True, help="Show a row for each tensor.")
+    threads = click.option(
+        "--threads",
+        type=click.IntRange(1, 256),
+        help="Number of threads.  [default: one a core, 4 at most]",
+    )
+    return threads(shown_options(verbose(function)))
+
+
+def shown_options(function: F) -> F:
+    """Add the options of what is shown and printed."""
     for option in (
         click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks."),
-        click.option("-v", "--verbose", is_flag=True, help="Show a row for each tensor."),
         click.option("-q", "--quiet", is_flag=True, help="Show nothing but errors."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-        click.option(
-            "--threads",
-            type=click.IntRange(1, 256),
-            help="Number of threads.  [default: one a core, 4 at most]",
-        ),
     ):
         function = option(function)
     return function

@@ -12,7 +12,7 @@ from glob import escape, glob
 from elsa_cli.errors import ElsaError, InputError, OutputError, UsageError
 from elsa_cli.ui import Screen
 
-__all__ = ["Input", "open_input"]
+__all__ = ["Input", "open_input", "open_optional"]
 
 STDIN = 0
 PATTERN = "*.elsa.safetensors"
@@ -46,6 +46,28 @@ def open_input(argument: str | None, screen: Screen, *, search: bool) -> Iterato
         UsageError: There is none, or more than one.
         InputError: It does not exist.
     """
+    with open_optional(argument) as found:
+        if found is not None:
+            yield found
+        elif search:
+            path = _only_nested()
+            screen.note(f"using {path}, the only {PATTERN} here")
+            yield Input(path)
+        else:
+            raise UsageError("no checkpoint is given", hint="name a safetensors file")
+
+
+@contextlib.contextmanager
+def open_optional(argument: str | None) -> Iterator[Input | None]:
+    """Find the checkpoint that is named or piped in; None if there is none.
+
+    Args:
+        argument: The path given, `-` for standard input, or None.
+
+    Raises:
+        UsageError: Standard input is meant, and empty.
+        InputError: The checkpoint does not exist.
+    """
     if argument is not None and argument != "-":
         yield Input(_existing(argument))
         return
@@ -57,21 +79,15 @@ def open_input(argument: str | None, screen: Screen, *, search: bool) -> Iterato
             except ElsaError as error:
                 if error.file != path:
                     raise
-                raise type(error)(
-                    error.what, file=NAME, tensor=error.tensor, hint=error.hint
-                ) from error
+                raise error.renamed(NAME) from error
     elif head:
         yield Input(_existing(_path_line(head)))
     elif argument == "-":
         raise UsageError(
             "standard input is empty", hint="pipe a path or a safetensors file into it"
         )
-    elif search:
-        path = _only_nested()
-        screen.note(f"using {path}, the only {PATTERN} here")
-        yield Input(path)
     else:
-        raise UsageError("no checkpoint is given", hint="name a safetensors file")
+        yield None
 
 
 def _existing(path: str) -> str:

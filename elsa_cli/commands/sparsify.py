@@ -16,7 +16,7 @@ from elsa_cli.commands._common import (
     to_json,
 )
 from elsa_cli.commands._input import open_input
-from elsa_cli.errors import UsageError
+from elsa_cli.settings import parse_pairs
 from elsa_cli.sparsifiers import methods
 from elsa_cli.ui import Screen, count, percent, size
 
@@ -127,7 +127,7 @@ def command(
             levels,
             output,
             method=method,
-            settings=_settings(settings),
+            settings=parse_pairs(settings),
             scope=scope,
             distribution=distribution,
             group=group,
@@ -145,14 +145,6 @@ def command(
     _show(screen, report)
     outputs = [] if report.output is None else [report.output]
     send(screen, outputs, to_json(report) if as_json else None)
-
-
-def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
-    split = [pair.partition("=") for pair in pairs]
-    for name, equals, _ in split:
-        if not equals or not name:
-            raise UsageError(f"--set {name}: not NAME=VALUE")
-    return {name: value for name, _, value in split}
 
 
 def _show(screen: Screen, report: SparsifyReport) -> None:

@@ -26,19 +26,6 @@ _NUMPY = {
     "C64": "<c8",
     **{f"{kind}{bits}": f"<{kind.lower()}{bits // 8}" for kind in "IU" for bits in (8, 16, 32, 64)},
 }
-_TORCH = {
-    "BOOL": "bool",
-    "BF16": "bfloat16",
-    "C64": "complex64",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "F8_E8M0": "float8_e8m0fnu",
-    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
-    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
-    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
-}
 
 
 class NestedCheckpoint(Closing):
@@ -83,7 +70,7 @@ class NestedCheckpoint(Closing):
             LevelNotStored: There is no such level.
             UsageError: There is no such prunable tensor.
         """
-        wanted = self._level(level)
+        wanted = self.require(level)
         if name not in self._entry:
             raise UsageError("is not a prunable tensor", file=self._reader.path, tensor=name)
         entry = self._reader.manifest.tensors[self._entry[name]]
@@ -110,7 +97,7 @@ class NestedCheckpoint(Closing):
             UsageError: There is no such framework, or it lacks one of the dtypes.
             ElsaError: torch is not installed.
         """
-        wanted = self._level(level)
+        wanted = self.require(level)
         if framework not in ("torch", "numpy"):
             raise UsageError(f"there is no framework {framework!r}", hint="use torch or numpy")
         reader = self._reader
@@ -130,7 +117,13 @@ class NestedCheckpoint(Closing):
         shape = _to_torch if framework == "torch" else _to_numpy
         return {t.name: shape(buffers[t.name], t.dtype, t.shape) for t in reader.dense.values()}
 
-    def _level(self, level: str | float | Level) -> Level:
+    def require(self, level: str | float | Level) -> Level:
+        """Return the stored level that is meant.
+
+        Raises:
+            LevelNotStored: There is no such level.
+            CutFile: The packed file ends before it.
+        """
         parsed = level if isinstance(level, Level) else parse_level(str(level))
         return self._reader.require(parsed)
 
@@ -179,15 +172,8 @@ def _to_numpy(data: NDArray[np.uint8], dtype: DType, shape: tuple[int, ...]) -> 
 
 def _to_torch(data: NDArray[np.uint8], dtype: DType, shape: tuple[int, ...]) -> Any:
     try:
-        import torch
-    except ImportError as error:
-        raise ElsaError(
-            "torch is not installed",
-            hint="pip install 'elsa-cli[train]', or load with framework='numpy'",
-        ) from error
-    if dtype.name not in _TORCH:
-        raise UsageError(f"torch has no dtype {dtype.name}", hint="load with framework='numpy'")
-    kind = getattr(torch, _TORCH[dtype.name])
-    if not data.size:  # has no stride that another view could start from
-        return torch.empty(shape, dtype=kind)
-    return torch.from_numpy(data).view(kind).reshape(shape)
+        from elsa_cli.training.tensors import from_bytes
+    except ElsaError as error:
+        hint = "pip install 'elsa-cli[train]', or load with framework='numpy'"
+        raise ElsaError("torch is not installed", hint=hint) from error
+    return from_bytes(data, dtype, shape)

@@ -7,7 +7,7 @@ import os
 from elsa_cli.checkpoint.level import Level
 from elsa_cli.errors import UsageError
 
-__all__ = ["SUFFIX", "level_paths", "nested_path", "packed_path", "unpacked_path"]
+__all__ = ["SUFFIX", "level_paths", "nested_path", "packed_path", "trained_path", "unpacked_path"]
 
 SUFFIX = ".elsa.safetensors"
 PLACE = "{level}"
@@ -30,6 +30,11 @@ def nested_path(path: str | os.PathLike[str]) -> str:
 def packed_path(path: str | os.PathLike[str]) -> str:
     """Return NAME.packed.elsa.safetensors beside NAME.elsa.safetensors."""
     return _stem(path) + ".packed" + SUFFIX
+
+
+def trained_path(path: str | os.PathLike[str]) -> str:
+    """Return NAME.trained.elsa.safetensors beside NAME.elsa.safetensors."""
+    return _stem(path) + ".trained" + SUFFIX
 
 
 def unpacked_path(path: str | os.PathLike[str]) -> str:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from elsa_cli.errors import UsageError
+from elsa_cli.settings import read_settings, settings_of
 
 if TYPE_CHECKING:  # naming the methods, as --help does, needs no numpy
     from elsa_cli.selection.scan import Scorer
@@ -44,34 +44,9 @@ def bind(name: str, settings: Mapping[str, str], seed: int) -> tuple[Scorer, dic
         raise UsageError(f"there is no method {name!r}", hint=f"there are {', '.join(methods())}")
     module = importlib.import_module(f"{__name__}.{name}")
     function = getattr(module, name)
-    hints = get_type_hints(function)
-    options: dict[str, Any] = {}
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
-        if parameter.name not in hints or parameter.default is inspect.Parameter.empty:
-            raise TypeError(
-                f"{module.__file__}: {parameter.name} needs an annotation and a default"
-            )
-        options[parameter.name] = parameter.default
-    drawn = {"seed": seed} if "seed" in options else {}
-    unknown = sorted(settings.keys() - (options.keys() - {"seed"}))
-    if unknown:
-        known = ", ".join(sorted(options.keys() - {"seed"})) or "none"
-        raise UsageError(
-            f"method {name} has no option {unknown[0]!r}", hint=f"its options are: {known}"
-        )
-    for key, text in settings.items():
-        options[key] = _read(key, text, hints[key])
-    options |= drawn
-    return functools.partial(function, **options), {k: v for k, v in options.items() if k != "seed"}
-
-
-def _read(key: str, text: str, kind: type) -> Any:
-    """Read an option's value."""
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return kind(text)
-    except (ValueError, KeyError):
-        raise UsageError(f"--set {key}={text}: not a {kind.__name__}") from None
+    known = settings_of(function)
+    drawn = {"seed": seed} if "seed" in known else {}
+    options = read_settings(
+        {key: known[key] for key in known if key != "seed"}, settings, f"method {name}"
+    )
+    return functools.partial(function, **options, **drawn), options

@@ -1,0 +1,127 @@
+"""The metric of every level of a nested or packed checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
+from elsa_cli.errors import RecipeError
+from elsa_cli.operations.inspect import InspectReport, inspect
+from elsa_cli.operations.load import NestedCheckpoint
+from elsa_cli.training.device import pick_device, repeatable
+from elsa_cli.training.network import Network
+from elsa_cli.training.recipe import Recipe
+from elsa_cli.training.seeds import seed_everything, seed_of
+
+__all__ = ["EvaluateReport", "EvaluateRow", "evaluate"]
+
+
+@dataclass(frozen=True)
+class EvaluateRow:
+    """One level.
+
+    Attributes:
+        level: The level.
+        kept: Prunable weights that it keeps.
+        nbytes: What it needs of a packed checkpoint: its prefix. Where the input is not packed,
+            estimated from the entropy of the masks, without the header.
+        metrics: What the recipe's evaluate gave.
+    """
+
+    level: Level
+    kept: int
+    nbytes: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EvaluateReport:
+    """What was measured.
+
+    Attributes:
+        checkpoint: The file.
+        kind: `nested` or `packed`.
+        device: Where it was measured.
+        prunable: Weights that take part in the masks.
+        levels: A row a level, sparsest first.
+        carried: Tensors of the checkpoint that the model lacks.
+    """
+
+    checkpoint: str
+    kind: str
+    device: str
+    prunable: int
+    levels: tuple[EvaluateRow, ...]
+    carried: tuple[str, ...]
+
+
+def evaluate(
+    checkpoint: str | os.PathLike[str],
+    recipe: str | os.PathLike[str],
+    *,
+    levels: str | Iterable[str | float | Level] | None = None,
+    settings: Mapping[str, str] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[Level, Mapping[str, float]], None] | None = None,
+) -> EvaluateReport:
+    """Measure levels with the recipe's own metrics.
+
+    Args:
+        checkpoint: A nested or packed checkpoint; a packed one may be cut behind a level.
+        recipe: A Python file with `build_model` and `evaluate`; see docs/recipes.md.
+        levels: Those to measure; by default all that the file holds.
+        settings: Settings of the recipe, as text.
+        device: `auto`, `cpu`, `cuda`, or any name of a torch device.
+        seed: Of anything random in the recipe.
+        threads: Threads of torch on the CPU.
+        progress: Told of each level's metrics.
+
+    Raises:
+        UsageError: A recipe or a device that does not exist.
+        InputError: The checkpoint cannot be used, or does not fit the model.
+        RecipeError: The recipe has no evaluate, or raised.
+    """
+    place = pick_device(device)
+    with repeatable(threads), NestedCheckpoint(checkpoint) as opened:
+        loaded = Recipe(recipe, settings)
+        loaded.require("evaluate")
+        known = inspect(checkpoint)
+        sizes = _sizes(known)
+        chosen = opened.levels if levels is None else parse_levels(levels)
+        for level in chosen:
+            opened.require(level)
+        seed_everything(seed_of(seed, "model"))
+        network = Network(loaded.build_model(), place)
+        rows = []
+        carried: list[str] = []
+        for level in chosen:
+            state = opened.load(level)
+            carried = network.match(state, opened.prunable, os.fspath(checkpoint))
+            network.load(state)
+            seed_everything(seed_of(seed, "evaluate"))
+            metrics = loaded.evaluate(network.model)
+            if progress is not None:
+                progress(level, metrics)
+            kept, nbytes = sizes[level]
+            rows.append(EvaluateRow(level, kept, nbytes, metrics))
+        if not rows[0].metrics:
+            raise RecipeError("evaluate gave no metric", file=loaded.path)
+    return EvaluateReport(
+        os.fspath(checkpoint), known.kind, str(place), known.prunable, tuple(rows), tuple(carried)
+    )
+
+
+def _sizes(known: InspectReport) -> dict[Level, tuple[int, int]]:
+    """Return kept weights and bytes to fetch of each level."""
+    at = sum(t.nbytes for t in known.tensors if t.role == "shared")
+    own = sum(t.nbytes for t in known.tensors if t.role == "per-level")
+    found = {}
+    for row in known.levels:
+        at += row.packed_bytes
+        whole = at + (own if row.level == DENSE else 0)
+        found[row.level] = (row.kept, whole if row.prefix is None else row.prefix)
+    return found

@@ -1,0 +1,98 @@
+"""Settings: what `--set NAME=VALUE` reaches, the keyword-only parameters of a function.
+
+Each has an annotation (int, float, str or bool) and a default.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from elsa_cli.errors import UsageError
+
+__all__ = ["Setting", "parse_pairs", "read_settings", "settings_of"]
+
+KINDS = (int, float, str, bool)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its type and its default."""
+
+    kind: type
+    default: Any
+
+    def read(self, name: str, text: str) -> Any:
+        """Return the value that a text stands for.
+
+        Raises:
+            UsageError: It stands for none.
+        """
+        try:
+            if self.kind is bool:
+                return {"true": True, "false": False}[text.lower()]
+            return self.kind(text)
+        except (ValueError, KeyError):
+            raise UsageError(f"--set {name}={text}: not a {self.kind.__name__}") from None
+
+
+def settings_of(function: Callable[..., Any]) -> dict[str, Setting]:
+    """Return the settings of a function.
+
+    Raises:
+        TypeError: A keyword-only parameter has no default, or none of the four types.
+    """
+    hints = get_type_hints(function)
+    found = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        kind = hints.get(parameter.name)
+        if kind not in KINDS or parameter.default is inspect.Parameter.empty:
+            raise TypeError(
+                f"{function.__code__.co_filename}: in {function.__name__}(), {parameter.name} "
+                "needs an annotation and a default (an int, float, str or bool)"
+            )
+        assert kind is not None
+        found[parameter.name] = Setting(kind, parameter.default)
+    return found
+
+
+def read_settings(
+    known: Mapping[str, Setting], given: Mapping[str, str], owner: str
+) -> dict[str, Any]:
+    """Return the value of every setting: what is given, or the default.
+
+    Args:
+        known: All settings.
+        given: Values as the user wrote them.
+        owner: Whose settings they are, for the error.
+
+    Raises:
+        UsageError: There is no such setting, or a value cannot be read.
+    """
+    unknown = sorted(given.keys() - known.keys())
+    if unknown:
+        raise UsageError(
+            f"{owner} has no option {unknown[0]!r}",
+            hint=f"its options are: {', '.join(sorted(known)) or 'none'}",
+        )
+    return {
+        name: setting.read(name, given[name]) if name in given else setting.default
+        for name, setting in known.items()
+    }
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
+    """Split `NAME=VALUE` texts.
+
+    Raises:
+        UsageError: One is not of that form.
+    """
+    split = [pair.partition("=") for pair in pairs]
+    for name, equals, _ in split:
+        if not equals or not name:
+            raise UsageError(f"--set {name}: not NAME=VALUE")
+    return {name: value for name, _, value in split}

@@ -1,0 +1,107 @@
+"""Saves: a run that was interrupted goes on from the last one, and ends with the same bits.
+
+A save is one file beside the output, written whole or not at all, and removed when the output is
+complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from elsa_cli.checkpoint.output import OutputFile, Policy
+from elsa_cli.errors import InputError, UsageError
+
+__all__ = ["ENDING", "Saves"]
+
+ENDING = ".resume"
+VERSION = 1
+
+
+class Saves:
+    """The save of one run.
+
+    Args:
+        output: The output of the run; the save lies beside it.
+        facts: What decides the bits of the result, as text: a save of other facts is refused.
+    """
+
+    def __init__(self, output: str, facts: Mapping[str, str]) -> None:
+        """Keep the names."""
+        self.path = output + ENDING
+        self._facts = dict(facts)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a save."""
+        return os.path.exists(self.path)
+
+    def refuse_leftover(self) -> None:
+        """Raise UsageError if there is a save, lest a new run throws it away."""
+        if self.exists:
+            raise UsageError(
+                "is the save of an interrupted run",
+                file=self.path,
+                hint="add --resume to go on with it, or delete it",
+            )
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Replace the save.
+
+        Raises:
+            OutputError: It cannot be written; the old one is intact.
+        """
+        with OutputFile(self.path, Policy()) as out:
+            with out.reporting(), out.stream() as file:
+                torch.save({"version": VERSION, "facts": self._facts, **state}, file)
+            out.commit()
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the save, or None if there is none.
+
+        Raises:
+            InputError: It is damaged.
+            UsageError: It is the save of another run; the message says what differs.
+        """
+        if not self.exists:
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            facts, version = state["facts"], state["version"]
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise self._damaged(error) from error
+        except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
+            raise self._damaged(error) from error
+        if version != VERSION:
+            raise InputError(
+                f"was saved by another version ({version})", file=self.path, hint="delete it"
+            )
+        differ = [
+            f"{name} was {facts.get(name)}, is {self._facts.get(name)}"
+            for name in sorted({*facts, *self._facts})
+            if facts.get(name) != self._facts.get(name)
+        ]
+        if differ:
+            raise UsageError(
+                f"is the save of another run: {'; '.join(differ)}",
+                file=self.path,
+                hint="use the same options, or delete it to begin anew",
+            )
+        return state
+
+    def _damaged(self, error: Exception) -> InputError:
+        reason = str(error).split("\n")[0][:100]
+        return InputError(
+            f"cannot be read ({reason})", file=self.path, hint="delete it to begin anew"
+        )
+
+    def remove(self) -> None:
+        """Remove the save: the output is complete."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)

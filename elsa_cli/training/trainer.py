@@ -1,0 +1,279 @@
+"""The run: a joint phase if wanted, then level after level; saved, watched, and stopped in time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from elsa_cli.checkpoint.level import parse_level
+from elsa_cli.errors import Interrupted, NonFiniteLoss, UsageError
+from elsa_cli.training.data import Place, Stream
+from elsa_cli.training.joint import JointStepper
+from elsa_cli.training.ladder import Nested
+from elsa_cli.training.meter import Meter
+from elsa_cli.training.options import each_level
+from elsa_cli.training.resume import Saves
+from elsa_cli.training.seeds import seed_everything, seed_of
+from elsa_cli.training.stepping import Setup, StageStepper, Stepper
+from elsa_cli.training.stopping import StopSignals
+from elsa_cli.training.watching import PhaseReport, Tick, Watcher
+
+__all__ = ["DEFAULT_EPOCHS", "SAVE_SECONDS", "Phase", "Trainer"]
+
+DEFAULT_EPOCHS = 2.0
+SAVE_SECONDS = 600.0  # between saves, where no number of steps is given
+LOOK_EVERY = 10  # steps between looks at the loss on a GPU, which has to be waited for
+
+# Chooses owners anew from the dense weights.
+Reselect = Callable[[Nested], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase: the joint one, or a level's stage.
+
+    Attributes:
+        name: `joint` or the level.
+        stage: Which stage; None for the joint phase.
+        steps: Steps of the optimizer.
+        lr: Learning rate, None for the optimizer's default.
+    """
+
+    name: str
+    stage: int | None
+    steps: int
+    lr: float | None
+
+
+class Trainer:
+    """Trains a nested checkpoint in memory.
+
+    Args:
+        setup: Recipe, ladder, options, processes, device.
+        saves: Where saves go, or None for none.
+        watcher: Told what happens.
+        reselect: Chooses the masks again after the joint phase.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        saves: Saves | None = None,
+        watcher: Watcher | None = None,
+        reselect: Reselect | None = None,
+    ) -> None:
+        """Plan the phases.
+
+        Raises:
+            UsageError: An option has the wrong number of values, or the data has no length.
+        """
+        self.setup = setup
+        self._saves = saves
+        self._watcher = watcher or Watcher()
+        self._reselect = reselect
+        self._per_epoch: int | None = None
+        self.phases = self._plan()
+        self.total = sum(phase.steps for phase in self.phases)
+        self._before = [sum(p.steps for p in self.phases[:at]) for at in range(len(self.phases))]
+        self._reports: list[PhaseReport] = []
+        self._saved_at = time.monotonic()
+
+    def _plan(self) -> list[Phase]:
+        options, stages = self.setup.options, self.setup.ladder.stages
+        lrs: list[float | None] = [None] * len(stages)
+        if options.lr is not None:
+            lrs = list(each_level(options.lr, stages, "lr"))
+        if options.steps is not None:
+            steps = [int(n) for n in each_level(options.steps, stages, "steps")]
+        else:
+            epochs = each_level(options.epochs or (DEFAULT_EPOCHS,), stages, "epochs")
+            steps = [self._steps(n) for n in epochs]
+        phases = [
+            Phase(str(level), stage, steps[stage], lrs[stage]) for stage, level in enumerate(stages)
+        ]
+        if options.joint_epochs:
+            rate = lrs[-1] if options.joint_lr is None else options.joint_lr
+            joint = Phase("joint", None, self._steps(options.joint_epochs), rate)
+            phases.insert(0, joint)
+        return phases
+
+    def _steps(self, epochs: float) -> int:
+        if not epochs:
+            return 0
+        if self._per_epoch is None:
+            self._per_epoch = self._stream(0).steps()
+        if self._per_epoch is None:
+            raise UsageError(
+                "the recipe's train_data has no length, so an epoch cannot be counted",
+                file=self.setup.recipe.path,
+                hint="use --steps",
+            )
+        return max(1, round(epochs * self._per_epoch))
+
+    def _stream(self, phase: int) -> Stream:
+        setup = self.setup
+        return Stream(
+            setup.recipe,
+            setup.options.seed,
+            phase,
+            setup.group.rank,
+            setup.group.size,
+            setup.options.accumulate,
+        )
+
+    def run(self) -> list[PhaseReport]:
+        """Train all phases, from the save if there is one; return a report for each.
+
+        Raises:
+            TrainingError: See its kinds.
+            Interrupted: A signal came; what was done is saved.
+        """
+        state = self._saves.read() if self._saves else None
+        self.setup.group.barrier()  # nobody writes a save before all have looked for one
+        first, place = 0, Place()
+        if state:
+            first, place = state["phase"], Place(*state["place"])
+            self._restore(state)
+            done = self._done(first, place)
+            self._watcher.noted(f"going on from the save at step {done:,} of {self.total:,}")
+        with StopSignals() as stop:
+            for number in range(first, len(self.phases)):
+                live = state["live"] if state and number == first else None
+                self._run_phase(number, place, live, stop)
+                place = Place()
+                self._save(number + 1, place)
+        return self._reports
+
+    def _done(self, phase: int, place: Place) -> int:
+        return self.total if phase == len(self.phases) else self._before[phase] + place.step
+
+    def _stepper(self, number: int) -> Stepper:
+        phase = self.phases[number]
+        if phase.stage is None:
+            return JointStepper(self.setup, number, phase.lr, phase.steps)
+        return StageStepper(self.setup, number, phase.stage, phase.lr, phase.steps)
+
+    def _run_phase(
+        self, number: int, place: Place, live: Mapping[str, Any] | None, stop: StopSignals
+    ) -> None:
+        phase, began = self.phases[number], time.monotonic()
+        options, group = self.setup.options, self.setup.group
+        stepper = self._stepper(number)
+        meter = Meter(group, lambda *found: self._tell(number, stepper.lr, *found))
+        if live is not None:
+            stepper.load(live["stepper"])
+            meter.load(live["meter"])
+        walk = self._stream(number).walk(place, phase.steps) if place.step < phase.steps else ()
+        for place, batches in walk:
+            meter.add(place, stepper.step(batches, place.step - 1))
+            due = options.save_every is not None and place.step % options.save_every == 0
+            last = place.step == phase.steps
+            if not (due or last or self._looks(place) or (stop.asked and group.size == 1)):
+                continue
+            late = time.monotonic() - self._saved_at > SAVE_SECONDS and not options.save_every
+            stops, saves = meter.fetch(stop.asked, late and group.writes)
+            if stops or due or saves:
+                stepper.check_finite()
+                live = {"stepper": stepper.state(), "meter": meter.state()}
+                self._save(number, place, live)
+            if stops:
+                raise self._interrupted(stop, number, place)
+        meter.close()
+        stepper.finish()
+        if phase.stage is None and self._reselect and options.reselect:
+            self.setup.ladder.nested.owner.update(self._reselect(self.setup.ladder.nested))
+        self._finished(phase, meter, time.monotonic() - began)
+
+    def _looks(self, place: Place) -> bool:
+        """Tell whether losses are looked at after this step: the same in every process."""
+        return self.setup.device.type != "cuda" or place.step % LOOK_EVERY == 0
+
+    def _tell(
+        self, number: int, lr: float, place: Place, loss: float, mean: float, ended: bool
+    ) -> None:
+        """Tell the watcher of a step, or of the end of its epoch."""
+        phase = self.phases[number]
+        if not math.isfinite(loss):
+            hint = "lower --lr, or use --clip-norm"
+            if self._saves is not None and self._saves.exists:
+                hint += f"; what was saved before is in {self._saves.path}"
+            raise NonFiniteLoss(
+                f"the loss is {loss} at step {place.step:,} of {self._title(number)}",
+                file=self.setup.recipe.path,
+                hint=hint,
+            )
+        tick = Tick(
+            phase=phase.name,
+            number=number + 1,
+            phases=len(self.phases),
+            epoch=place.epoch + 1,
+            step=place.step,
+            steps=phase.steps,
+            done=self._before[number] + place.step,
+            total=self.total,
+            loss=loss,
+            mean_loss=mean,
+            lr=lr,
+        )
+        (self._watcher.epoch_ended if ended else self._watcher.stepped)(tick)
+
+    def _title(self, number: int) -> str:
+        phase = self.phases[number]
+        return "the joint phase" if phase.stage is None else f"level {phase.name}"
+
+    def _finished(self, phase: Phase, meter: Meter, seconds: float) -> None:
+        """Compare the processes, measure the level, and report it."""
+        setup, network = self.setup, self.setup.ladder.network
+        setup.group.agree(network.live(network.slots), f"level {phase.name}")
+        metrics: dict[str, float] = {}
+        if phase.stage is not None and setup.recipe.has("evaluate") and setup.group.writes:
+            # What is measured is what is stored, rounded to the checkpoint's dtypes.
+            network.load(setup.ladder.nested.state(setup.ladder.stages[phase.stage]))
+            seed_everything(seed_of(setup.options.seed, "evaluate"))
+            metrics = setup.recipe.evaluate(network.model)
+        setup.group.barrier()
+        report = PhaseReport(phase.name, phase.steps, meter.mean, metrics, seconds)
+        self._reports.append(report)
+        self._watcher.finished(report)
+
+    def _save(self, phase: int, place: Place, live: Mapping[str, Any] | None = None) -> None:
+        """Write a save, in the first process; `phase` may be past the last one."""
+        self._saved_at = time.monotonic()
+        if self._saves is None or not self.setup.group.writes:
+            return
+        nested = self.setup.ladder.nested
+        self._saves.write(
+            {
+                "phase": phase,
+                "place": [place.step, place.epoch, place.batch],
+                "live": live,
+                "values": nested.values,
+                "owner": nested.owner,
+                "own": {level.text: own for level, own in nested.own.items()},
+                "reports": [vars(report) for report in self._reports],
+                "mark": self._watcher.mark(),
+            }
+        )
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        nested = self.setup.ladder.nested
+        nested.values.update(state["values"])
+        nested.owner.update(state["owner"])
+        nested.own = {parse_level(text): own for text, own in state["own"].items()}
+        self._reports = [PhaseReport(**fields) for fields in state["reports"]]
+        self._watcher.rewind(state["mark"])
+
+    def _interrupted(self, stop: StopSignals, number: int, place: Place) -> Interrupted:
+        done = f"{self._done(number, place):,} of {self.total:,} steps"
+        if self._saves is None:
+            return Interrupted(f"interrupted after {done}", stop.number)
+        return Interrupted(
+            f"interrupted after {done}, which are saved in {self._saves.path}",
+            stop.number,
+            hint="the same command with --resume goes on from there",
+        )
