@@ -17,7 +17,7 @@ from elsa_cli.checkpoint.bitmask import pack_bits, unpack_bits
 from elsa_cli.checkpoint.container import Container, TensorInfo, lay_out
 from elsa_cli.checkpoint.digest import digest_ranges
 from elsa_cli.checkpoint.dtypes import DTYPES
-from elsa_cli.checkpoint.level import Level
+from elsa_cli.checkpoint.level import DENSE, Level
 from elsa_cli.checkpoint.manifest import Entry, Manifest, foreign
 from elsa_cli.checkpoint.nesting import NestedWriter
 from elsa_cli.checkpoint.opening import open_nested, open_plain
@@ -80,7 +80,7 @@ def from_nested(path: str | os.PathLike[str]) -> Source:
                 for packed in levels:
                     owner[start : start + count] += ~unpack_bits(packed, count)
         own = {}
-        for level in manifest.levels:
+        for level in manifest.levels if manifest.per_level else ():
             own[level] = {
                 name: from_bytes(
                     np.frombuffer(data, np.uint8).copy(),
@@ -89,8 +89,8 @@ def from_nested(path: str | os.PathLike[str]) -> Source:
                 )
                 for name, data in reader.per_level(level).items()
             }
-            if not own[level]:
-                del own[level]
+        if own:
+            own[DENSE] = {name: values[name] for name in manifest.per_level}
         nested = Nested(manifest.levels, values, _shaped(owners, values), own)
         return Source(nested, reader.metadata, manifest.method, manifest.seed, manifest.masks)
 

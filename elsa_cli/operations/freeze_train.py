@@ -187,6 +187,10 @@ def _source(
             nested = not isinstance(opened, Container)
     if nested:
         assert checkpoint is not None
+        if include or exclude:
+            raise UsageError(
+                "--include and --exclude choose what is sparsified first", hint="add --levels"
+            )
         if levels is not None:
             raise UsageError("has its levels already", file=checkpoint, hint="leave out --levels")
         return from_nested(checkpoint)

@@ -44,19 +44,17 @@ def pick_device(name: str) -> torch.device:
 def repeatable(threads: int | None) -> Iterator[None]:
     """Let torch choose algorithms that give the same bits every time, on so many threads."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-    was = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    was = torch.get_deterministic_debug_mode()
     before, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # `use_deterministic_algorithms` does the same, but imports the compiler, for over a second.
+    torch.set_deterministic_debug_mode("warn")
     torch.backends.cudnn.benchmark = False
     if threads is not None:
         torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(was[0], warn_only=was[1])
+        torch.set_deterministic_debug_mode(was)
         torch.backends.cudnn.benchmark = benchmark
         torch.set_num_threads(before)
 

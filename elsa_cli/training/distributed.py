@@ -5,6 +5,7 @@ Every process has the whole model; DistributedDataParallel averages the gradient
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 from collections.abc import Mapping
@@ -148,4 +149,5 @@ class Group:
     def close(self) -> None:
         """Leave the group."""
         if self.size > 1 and dist.is_initialized():
+            gc.collect()  # wrapped models that are not used any more still hold the group
             dist.destroy_process_group()

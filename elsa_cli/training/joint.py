@@ -137,5 +137,6 @@ class JointStepper(Stepper):
         nested = ladder.nested
         for number, level in enumerate(ladder.stages[: self._sets]):
             self._move(number, into_model=True)
+            self._share_buffers()
             nested.own[level] = self.network.read(ladder.small)
         nested.values |= self.network.read((*nested.owner, *ladder.shared))

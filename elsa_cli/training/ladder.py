@@ -32,7 +32,8 @@ class Nested:
         values: The dense network.
         owner: For each prunable tensor the stage that owns each weight, uint8 in its shape;
             the number of levels stands for dense.
-        own: Per-level tensors by level and name; may lack levels, and always lacks dense.
+        own: Per-level tensors by level and name. Levels that are missing begin with those of the
+            next sparser one; once all are trained, dense has its own in `values`.
     """
 
     levels: tuple[Level, ...]

@@ -19,7 +19,8 @@ SHOWN = 3  # pairs of names in the one line of an error
 class Network:
     """A model whose parameters have the names, shapes and stored dtypes of a checkpoint.
 
-    Floating-point parameters are kept in at least float32 while the checkpoint may store less.
+    Floating-point tensors are kept in float32, or in float64 if the model has that, whatever the
+    checkpoint stores.
 
     Args:
         model: The recipe's model.
@@ -44,9 +45,9 @@ class Network:
         return {name: slot for name, slot in state.items() if isinstance(slot, Tensor)}
 
     def _widen(self) -> None:
-        """Keep every floating-point slot in the dtype it is trained in."""
-        for name, slot in self.slots.items():
-            kind = master_dtype(self.stored[name])
+        """Keep every floating-point slot in at least float32."""
+        for slot in self.slots.values():
+            kind = master_dtype(slot.dtype)
             if slot.is_floating_point() and slot.dtype != kind:
                 slot.data = slot.data.to(kind)
 
@@ -115,7 +116,6 @@ class Network:
         for name, first in canonical.items():  # tied names that are not in the file
             if name not in state:
                 self.stored[name] = self.stored[first]
-        self._widen()
         return surplus
 
     @torch.no_grad()

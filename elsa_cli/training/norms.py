@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from elsa_cli.training.data import Place, Stream, to_device
-from elsa_cli.training.distributed import Group
 from elsa_cli.training.network import Network
 from elsa_cli.training.recipe import Recipe
 
@@ -18,10 +17,10 @@ BATCHES = 100  # training batches looked at, an epoch at most
 
 
 @torch.no_grad()
-def recalibrate(recipe: Recipe, network: Network, group: Group, device: torch.device) -> None:
+def recalibrate(recipe: Recipe, network: Network, device: torch.device) -> None:
     """Replace running means and variances by plain averages over training batches.
 
-    All else in the model is as in evaluation. With several processes the first one's batches count.
+    All else in the model is as in evaluation.
     """
     norms: list[Any] = list(network.norms())
     if not norms:
@@ -45,4 +44,3 @@ def recalibrate(recipe: Recipe, network: Network, group: Group, device: torch.de
             norm.momentum = momentum
         for module, training in was.items():
             module.training = training
-    group.broadcast({name: network.slots[name] for name in network.buffers()})

@@ -5,6 +5,7 @@ The contract is in docs/recipes.md.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import sys
@@ -40,6 +41,11 @@ class Recipe:
     Args:
         path: The Python file.
         settings: Values for the recipe's settings, as the user wrote them.
+
+    Attributes:
+        path: The file.
+        settings: The value of every setting.
+        digest: SHA-256 of the file.
 
     Raises:
         UsageError: The file does not exist, or has no such setting.
@@ -77,8 +83,9 @@ class Recipe:
         sys.modules[module.__name__] = module
         try:
             with open(self.path, "rb") as file:
-                code = compile(file.read(), module.__file__, "exec")
-            exec(code, module.__dict__)
+                text = file.read()
+            self.digest = hashlib.sha256(text).hexdigest()
+            exec(compile(text, module.__file__, "exec"), module.__dict__)
         except Exception as error:
             raise self._blame("import", error) from error
         return module

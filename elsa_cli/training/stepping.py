@@ -58,9 +58,11 @@ class Stepper(ABC):
     def _backward(self, batches: Sequence[Any], step: int) -> Tensor:
         """Add up the gradients of the mean loss of some batches; return that loss."""
         setup = self.setup
-        seed_torch(seed_of(setup.options.seed, self._phase, "step", step, setup.group.rank))
+        group, seed = setup.group, setup.options.seed
         total = torch.zeros((), device=setup.device)
         for at, batch in enumerate(batches):
+            # By the batch's number among all that make the step, on whichever process it is.
+            seed_torch(seed_of(seed, self._phase, "step", step, at * group.size + group.rank))
             waits = at + 1 < len(batches) and hasattr(self._model, "no_sync")
             with contextlib.ExitStack() as stack:
                 if waits:  # gradients are averaged once, with the last batch
@@ -110,6 +112,10 @@ class Stepper(ABC):
     @abstractmethod
     def finish(self) -> None:
         """End the phase: store what it came to."""
+
+    def _share_buffers(self) -> None:
+        """Give every process the first one's buffers: each has seen batches of its own."""
+        self.setup.group.broadcast({n: self.network.slots[n] for n in self.network.buffers()})
 
     def check_finite(self) -> None:
         """Raise NonFiniteLoss if a weight is not finite, lest that be saved."""
@@ -181,5 +187,6 @@ class StageStepper(Stepper):
         self._freeze.check()
         self._freeze.detach()
         if self.setup.options.norm == "recalibrate" and self._optimizing:
-            recalibrate(self.setup.recipe, self.network, self.setup.group, self.setup.device)
+            recalibrate(self.setup.recipe, self.network, self.setup.device)
+        self._share_buffers()
         self.setup.ladder.leave(self._stage)

@@ -78,10 +78,10 @@ def dtype_of(tensor: Tensor) -> DType:
     return DTYPES[name]
 
 
-def master_dtype(stored: torch.dtype) -> torch.dtype:
-    """Return the dtype in which a stored dtype is trained: at least float32; integers as is."""
-    if not stored.is_floating_point or stored == torch.float64:
-        return stored
+def master_dtype(kind: torch.dtype) -> torch.dtype:
+    """Return the dtype in which a tensor is trained: at least float32; integers as they are."""
+    if not kind.is_floating_point or kind == torch.float64:
+        return kind
     return torch.float32
 
 

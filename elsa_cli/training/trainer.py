@@ -257,6 +257,7 @@ class Trainer:
                 "own": {level.text: own for level, own in nested.own.items()},
                 "reports": [vars(report) for report in self._reports],
                 "mark": self._watcher.mark(),
+                "recipe": self.setup.recipe.digest,
             }
         )
 
@@ -267,6 +268,8 @@ class Trainer:
         nested.own = {parse_level(text): own for text, own in state["own"].items()}
         self._reports = [PhaseReport(**fields) for fields in state["reports"]]
         self._watcher.rewind(state["mark"])
+        if state["recipe"] != self.setup.recipe.digest:
+            self._watcher.noted("the recipe has changed since the save")
 
     def _interrupted(self, stop: StopSignals, number: int, place: Place) -> Interrupted:
         done = f"{self._done(number, place):,} of {self.total:,} steps"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.commands.forkserver import Server
 from tests.helpers import elsa
 from tests.operations.models import network, save
 
@@ -45,3 +47,11 @@ def sparse(made: Path) -> bytes:
     done = elsa("extract", "model.elsa.safetensors", "--level", "0.9", "-o", "-", cwd=made)
     assert done.returncode == 0
     return done.stdout
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A process that has torch already and runs command lines in forks."""
+    running = Server(tmp_path_factory.mktemp("server"))
+    yield running
+    running.close()

@@ -1,0 +1,117 @@
+"""Interrupted trainings: whatever stops one, `--resume` ends with the same bits."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.commands.forkserver import Server
+from tests.commands.shell import names, one_line
+from tests.commands.tiny import write_model
+
+pytest.importorskip("torch")
+
+LINE = (
+    *("freeze-train", "model.elsa.safetensors", "--recipe", "recipe.py", "-o", "out"),
+    *("--joint-epochs", "1", "--reselect", "--epochs", "2", "--save-every", "3", "--log", "log"),
+)
+MOMENTS = 20
+
+
+@pytest.fixture(scope="module")
+def whole(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str, float]:
+    """The output and the log of a run that nothing interrupts, and the seconds it trains."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_model(folder)
+    done = server.run(*LINE, cwd=folder)
+    assert done.code == 0, done.err
+    assert not (folder / "out.resume").exists()
+    log = (folder / "log").read_text()
+    seconds = sum(map(float, re.findall(r'"seconds": ([0-9.e-]+)', log)))
+    return (folder / "out").read_bytes(), without_times(folder / "log"), seconds
+
+
+def without_times(log: Path) -> str:
+    return re.sub(r'"seconds": [0-9.e-]+', "", log.read_text())
+
+
+def test_a_kill_at_any_moment(
+    server: Server, tmp_path: Path, whole: tuple[bytes, str, float]
+) -> None:
+    expected, log, seconds = whole
+    moments = random.Random(0)
+    interrupted = saved = 0
+    for number in range(MOMENTS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_model(folder)
+        # From the first step to a little past the last one; it may be done by then.
+        dies = {"DIES_AFTER": str(moments.uniform(0.02, 1.1) * seconds)}
+        killed = server.run(*LINE, cwd=folder, env=dies)
+        assert killed.code in (0, -signal.SIGALRM), killed.err
+        interrupted += killed.code != 0
+        if killed.code:
+            saved += (folder / "out.resume").exists()
+            again = server.run(*LINE, "--resume", cwd=folder)
+            assert again.code == 0, again.err
+        assert (folder / "out").read_bytes() == expected, number
+        assert without_times(folder / "log") == log, number
+        left = set(names(folder)) - {"__pycache__"}
+        assert left == {"log", "model.elsa.safetensors", "model.safetensors", "out", "recipe.py"}
+    assert interrupted >= MOMENTS // 2
+    assert saved >= MOMENTS // 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(
+    server: Server, tmp_path: Path, whole: tuple[bytes, str, float], number: int
+) -> None:
+    expected, *_ = whole
+    write_model(tmp_path)
+    line = [*LINE[: LINE.index("--save-every")], "-q"]
+    at = {"STOP_AT": "40", "STOP_BY": str(int(number))}
+    stopped = server.run(*line, cwd=tmp_path, env=at)
+    assert stopped.code == 128 + number, stopped.err
+    assert re.search(
+        r"^Error: interrupted after 40 of 72 steps, which are saved in out.resume; "
+        r"the same command with --resume goes on from there$",
+        one_line(stopped.err),
+    )
+    assert not (tmp_path / "out").exists()
+    forgotten = server.run(*line, cwd=tmp_path)
+    assert forgotten.code == 2
+    assert one_line(forgotten.err) == (
+        "Error: out.resume: is the save of an interrupted run; add --resume to go on with it, or "
+        "delete it"
+    )
+    other = server.run(*line, "--resume", "--lr", "0.5", "--set", "hidden=24", cwd=tmp_path)
+    assert other.code == 2
+    assert "out.resume: is the save of another run: --lr was None, is (0.5,)" in one_line(other.err)
+    again = server.run(*line, "--resume", cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert (tmp_path / "out").read_bytes() == expected
+    assert not (tmp_path / "out.resume").exists()
+
+
+def test_a_damaged_save(server: Server, tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "out.resume").write_bytes(b"not a save")
+    done = server.run(*LINE, "--resume", "-q", cwd=tmp_path)
+    assert done.code == 1
+    assert re.search(
+        r"^Error: out.resume: cannot be read \(.*\); delete it to begin anew$", one_line(done.err)
+    )
+    assert (tmp_path / "out.resume").read_bytes() == b"not a save"
+
+
+def test_nothing_to_resume_begins_anew(
+    server: Server, tmp_path: Path, whole: tuple[bytes, str, float]
+) -> None:
+    write_model(tmp_path)
+    done = server.run(*LINE, "--resume", cwd=tmp_path)
+    assert done.code == 0
+    assert (tmp_path / "out").read_bytes() == whole[0]

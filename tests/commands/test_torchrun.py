@@ -1,0 +1,106 @@
+"""More than one process, as torchrun starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from elsa_cli import load_level, verify
+from tests.commands.forkserver import Server
+from tests.commands.tiny import LEVELS, write_model
+
+torch = pytest.importorskip("torch")
+
+BUFFERS = ("1.running_mean", "1.running_var", "1.num_batches_tracked")
+TRAIN = (
+    *("freeze-train", "model.elsa.safetensors", "--recipe", "recipe.py"),
+    *("--epochs", "2", "--joint-epochs", "1", "--device", "cpu", "--threads", "1"),
+)
+
+
+def torchrun(
+    *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run two processes on this machine, which meet at a free port."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "elsa_cli", *TRAIN, *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_two_processes_give_what_one_gives_at_the_same_global_batch(
+    server: Server, tmp_path: Path, optimizer: str
+) -> None:
+    """With dropout, a batch norm and the joint phase; running statistics are the first one's."""
+    write_model(tmp_path)
+    keep = tmp_path / "keep"
+    keep.mkdir()
+    options = ("--optimizer", optimizer, "--weight-decay", "0.1")
+    two = torchrun(*options, "-o", "two", cwd=tmp_path, env={"KEEP": str(keep)})
+    assert two.returncode == 0, two.stderr
+    assert two.stdout == "two\n"  # one process talks
+    assert verify(tmp_path / "two").ok
+    one = server.run(*TRAIN, *options, "--accumulate", "2", "-o", "one", cwd=tmp_path)
+    assert one.code == 0, one.err
+    from safetensors.torch import load_file
+
+    for number, level in enumerate(LEVELS):
+        a, b = (load_level(tmp_path / name, level) for name in ("one", "two"))
+        for name in a:
+            if name not in BUFFERS:
+                assert torch.equal(a[name], b[name]), (level, name)
+        stage = load_file(keep / str(number))  # as the first process had it at the stage's end
+        for name in b:
+            assert torch.equal(stage[name], b[name]), (level, name)
+
+
+def test_a_process_that_dies_ends_the_run_and_it_can_be_resumed(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    dies = {"STOP_RANK": "1", "STOP_AT": "11", "STOP_BY": str(int(signal.SIGKILL))}
+    done = torchrun("-o", "out", "--save-every", "3", cwd=tmp_path, env=dies)
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert errors == [
+        "Error: another process of this run has ended; see what that process says, then start the "
+        "run again with --resume"
+    ], done.stderr
+    assert not (tmp_path / "out").exists()
+    again = torchrun("-o", "out", "--save-every", "3", "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "going on from the save at step" in again.stderr
+    whole = torchrun("-o", "whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_signal_to_one_stops_all_and_saves(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    stops = {"STOP_RANK": "1", "STOP_AT": "11", "STOP_BY": str(int(signal.SIGTERM))}
+    done = torchrun("-o", "out", cwd=tmp_path, env=stops)
+    assert done.returncode != 0
+    errors = {line for line in done.stderr.splitlines() if line.startswith("Error: ")}
+    assert errors == {
+        "Error: interrupted after 11 of 36 steps, which are saved in out.resume; the same command "
+        "with --resume goes on from there"
+    }
+    assert (tmp_path / "out.resume").exists()
+
+
+def test_processes_that_were_not_started_by_a_launcher(tmp_path: Path, server: Server) -> None:
+    write_model(tmp_path)
+    done = server.run(*TRAIN, cwd=tmp_path, env={"WORLD_SIZE": "2"})
+    assert done.code == 1
+    assert "the 2 processes do not find each other" in done.err
+    assert "torchrun --nproc-per-node" in done.err
