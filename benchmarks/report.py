@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmarks.plot import growth
 from benchmarks.results import Claim, Results, Row, Spread
 
-__all__ = ["goals_text", "render"]
+__all__ = ["goals_text", "render", "spread_text", "table"]
 
 INTRODUCTION = """\
 Written by `python -m benchmarks`; the figures behind it are in
@@ -69,7 +69,7 @@ def render(results: Results) -> str:
     parts += [_growth(results)]
     if results.facts:
         parts += ["## Also found", "", *(f"- {fact}" for fact in results.facts), ""]
-    parts += ["## Machine", "", _table(["", ""], [[k, v] for k, v in results.machine.items()])]
+    parts += ["## Machine", "", table(["", ""], [[k, v] for k, v in results.machine.items()])]
     parts += ["## How it was measured", "", METHOD.format(floor=options["floor"])]
     parts += ["## Remarks", "", REMARKS]
     return "\n".join(parts).rstrip() + "\n"
@@ -82,25 +82,25 @@ def goals_text(claims: Sequence[Claim], dtype: str) -> str:
         if c.dtype == dtype:
             bound = f"{'≥' if c.at_least else '≤'} {c.goal:g} {c.unit}"
             met = "yes" if c.met else "**no**"
-            rows.append([c.what, f"{_spread(c.found)} {c.unit}", bound, met])
-    return _table(["what", "found", "goal", "met"], rows)
+            rows.append([c.what, f"{spread_text(c.found)} {c.unit}", bound, met])
+    return table(["what", "found", "goal", "met"], rows)
 
 
 def _times(rows: Sequence[Row]) -> str:
     head = ["command", "s", "CPU s", "peak", "written", "beside", "s", "× cp", "× cp + fsync"]
-    return _table(
+    return table(
         head,
         [
             [
                 row.what,
-                _spread(row.ours.seconds),
+                spread_text(row.ours.seconds),
                 f"{row.ours.cpu:.2f}",
                 _mb(row.ours.peak),
                 _mb(row.written) if row.written else "–",
                 row.against,
-                _spread(row.base.seconds),
-                _spread(row.ratio),
-                _spread(row.synced) if row.synced else "–",
+                spread_text(row.base.seconds),
+                spread_text(row.ratio),
+                spread_text(row.synced) if row.synced else "–",
             ]
             for row in rows
         ],
@@ -109,15 +109,15 @@ def _times(rows: Sequence[Row]) -> str:
 
 def _peers(rows: Sequence[Row]) -> str:
     head = ["elsa", "s", "peak", "beside", "s", "peak", "file", "elsa is faster"]
-    return _table(
+    return table(
         head,
         [
             [
                 row.what,
-                _spread(row.ours.seconds),
+                spread_text(row.ours.seconds),
                 _mb(row.ours.peak),
                 row.against,
-                _spread(row.base.seconds),
+                spread_text(row.base.seconds),
                 _mb(row.base.peak),
                 f"{row.size / 1e9:.2f} GB {row.dtype}",
                 f"{1 / row.ratio.median:.1f} × ({1 / row.ratio.high:.1f}–{1 / row.ratio.low:.1f})",
@@ -132,24 +132,26 @@ def _growth(results: Results) -> str:
         [
             f"{row.size / 1e9:.2f} GB",
             what,
-            _spread(row.ours.seconds),
+            spread_text(row.ours.seconds),
             _mb(row.ours.peak),
             row.against,
-            _spread(row.base.seconds),
-            _spread(row.ratio),
+            spread_text(row.base.seconds),
+            spread_text(row.ratio),
         ]
         for what, of in growth(results).items()
         for row in of
     ]
-    return _table(["checkpoint, bf16", "command", "s", "peak", "beside", "s", "× cp"], rows)
+    return table(["checkpoint, bf16", "command", "s", "peak", "beside", "s", "× cp"], rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _spread(s: Spread) -> str:
+def spread_text(s: Spread) -> str:
+    """Return the median and, if they differ, smallest and largest."""
     digits = 0 if s.median >= 100 else 1 if s.median >= 20 else 2
     if s.median < 0.1 or (s.low == s.high and s.median < 10):  # the latter is counted, not timed
         digits = 3

@@ -21,8 +21,12 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a model, and `elsa` and `python` of this environment first on the PATH."""
+    """A folder with a model and a recipe, as the README takes them to be there."""
     shutil.copy(ROOT / "examples/digits/model.safetensors", tmp_path / "model.safetensors")
+    (tmp_path / "examples/digits").mkdir(parents=True)
+    shutil.copy(ROOT / "examples/digits.py", tmp_path / "examples")
+    for part in ("train", "test"):
+        shutil.copy(ROOT / f"examples/digits/{part}.safetensors", tmp_path / "examples/digits")
     return tmp_path
 
 
@@ -66,13 +70,31 @@ def test_readme_pipe_writes_the_same_bytes(folder: Path) -> None:
     assert a.read_bytes() == b.read_bytes()
 
 
-def test_readme_python_block_runs(folder: Path) -> None:
-    (block,) = blocks("python")
+def run_python(block: str, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", block], cwd=folder, env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "of 84480" in done.stdout
+    return done.stdout
+
+
+def test_readme_python_block_runs(folder: Path) -> None:
+    (block,) = blocks("python")
+    printed = run_python(block, folder)
+    assert "of 84480" in printed
+    assert "'accuracy': 9" in printed
+
+
+def test_recipes_page_runs_as_written(tmp_path: Path) -> None:
+    page = (ROOT / "docs/recipes.md").read_text()
+    recipe, loop = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    (tmp_path / "recipe.py").write_text(recipe)
+    run_python(loop, tmp_path)
+    lines = [line for line in page.splitlines() if line.startswith("elsa ")]
+    assert len(lines) == 2
+    done = bash("\n".join(lines), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"level +accuracy", done.stderr)
 
 
 def test_commands_page_is_up_to_date() -> None:
@@ -96,7 +118,12 @@ def test_demo_runs_and_shows_every_level(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     for level in ("dense", "0.5", "0.7", "0.9"):
-        assert re.search(rf"│ +{re.escape(level)} │", done.stdout), done.stdout
+        row = re.search(rf"│ +{re.escape(level)} │(.*)│", done.stdout)
+        assert row, done.stdout
+        zeroed, trained, alone = (float(x) for x in re.findall(r"([0-9.]+) %", row[1]))
+        assert trained > 98
+        assert alone > 98
+        assert trained >= zeroed - 0.9  # three of 360 images
 
 
 def test_relative_links_of_the_docs_lead_somewhere() -> None:

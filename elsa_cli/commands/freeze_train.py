@@ -47,14 +47,15 @@ N = TypeVar("N", int, float)
 @click.option(
     "--epochs",
     metavar="N[,N…]",
-    help="Passes over the data: one value, or one a level, sparsest first and dense last.  "
-    "[default: 2]",
+    help="Passes over the data for each level: one value, or one a level, sparsest first and dense "
+    "last.  [default: 5]",
 )
 @click.option("--steps", metavar="N[,N…]", help="Steps of the optimizer instead.")
 @click.option(
     "--lr",
     metavar="LR[,LR…]",
-    help="Learning rate: one value, or one a level.  [default: 0.001 for adamw, 0.05 for sgd]",
+    help="Learning rate at the beginning; levels after a joint phase begin at a third. Or one a "
+    "level.  [default: 0.001 for adamw, 0.05 for sgd]",
 )
 @click.option(
     "--optimizer",
@@ -94,9 +95,12 @@ N = TypeVar("N", int, float)
 @click.option(
     "--joint-epochs",
     type=float,
-    default=0.0,
-    show_default=True,
-    help="Before the first freeze: passes in which each step trains one level, drawn at random.",
+    metavar="N",
+    help="Before the first freeze: passes in which each step trains one level, drawn at random; 0 "
+    "for none.  [default: four fifths of the levels' passes are spent there instead]",
+)
+@click.option(
+    "--joint-lr", type=float, metavar="LR", help="Learning rate of the joint phase, if another."
 )
 @click.option(
     "--reselect", is_flag=True, help="Choose the masks again by magnitude after the joint phase."
@@ -151,7 +155,8 @@ def command(
     schedule: str,
     init: str,
     norm: str,
-    joint_epochs: float,
+    joint_epochs: float | None,
+    joint_lr: float | None,
     reselect: bool,
     precision: str,
     compiles: bool,
@@ -199,6 +204,7 @@ def command(
         accumulate=accumulate,
         clip_norm=clip_norm,
         joint_epochs=joint_epochs,
+        joint_lr=joint_lr,
         reselect=reselect,
         save_every=save_every,
     )

@@ -25,8 +25,9 @@ class TrainOptions:
     Attributes:
         epochs: Passes over the data, one value or one a level, sparsest first and dense last.
         steps: Steps of the optimizer instead.
-        lr: Learning rate at the beginning of a level, one value or one a level; None for the
-            optimizer's own default.
+        lr: Learning rate at the beginning. One value: of the joint phase, and levels that follow
+            one begin at a third of it. One a level: of each level. None for the optimizer's
+            default.
         optimizer: `sgd`, `adamw` or `recipe`; None for the recipe's if it has one, else adamw.
         momentum: Of sgd.
         weight_decay: Of tensors of two or more dimensions; vectors have none.
@@ -40,8 +41,9 @@ class TrainOptions:
         compile: Use `torch.compile`.
         accumulate: Batches whose gradients are added up for one step.
         clip_norm: Largest norm of the gradient, or None.
-        joint_epochs: Passes before the first freeze in which each step draws a level.
-        joint_lr: Learning rate of the joint phase, or None for the last level's.
+        joint_epochs: Passes before the first freeze in which each step draws a level. None: four
+            fifths of what the levels are given are spent there instead.
+        joint_lr: Learning rate of the joint phase, if it is not `lr`, or the largest of them.
         reselect: Choose the masks again after the joint phase.
         save_every: Steps between saves; None: every ten minutes. Each level's end is saved too.
         freeze: Whether done levels are frozen; only the benchmarks leave that out.
@@ -61,7 +63,7 @@ class TrainOptions:
     compile: bool = False
     accumulate: int = 1
     clip_norm: float | None = None
-    joint_epochs: float = 0.0
+    joint_epochs: float | None = None
     joint_lr: float | None = None
     reselect: bool = False
     save_every: int | None = None
@@ -89,14 +91,15 @@ class TrainOptions:
             for value in getattr(self, name) or ():
                 if not 0 <= value < float("inf"):
                     raise UsageError(f"--{name} {value} is not a length or a rate")
-        for name in ("momentum", "weight_decay", "joint_epochs", "seed"):
-            if not 0 <= getattr(self, name) < float("inf"):
+        for name in ("momentum", "weight_decay", "joint_epochs", "joint_lr", "seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is negative")
         if self.accumulate < 1 or (self.save_every is not None and self.save_every < 1):
             raise UsageError("--accumulate and --save-every count from 1")
-        if self.reselect and not self.joint_epochs:
+        if self.reselect and self.joint_epochs == 0:
             raise UsageError(
-                "--reselect chooses after the joint phase", hint="add --joint-epochs, such as 5"
+                "--reselect chooses after the joint phase", hint="leave out --joint-epochs 0"
             )
 
     def as_fields(self) -> dict[str, Any]:

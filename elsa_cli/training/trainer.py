@@ -16,6 +16,7 @@ from elsa_cli.training.data import Place, Stream
 from elsa_cli.training.joint import JointStepper
 from elsa_cli.training.ladder import Nested
 from elsa_cli.training.meter import Meter
+from elsa_cli.training.optimizing import DEFAULT_LR, optimizer_name
 from elsa_cli.training.options import each_level
 from elsa_cli.training.resume import Saves
 from elsa_cli.training.seeds import seed_everything, seed_of
@@ -23,9 +24,11 @@ from elsa_cli.training.stepping import Setup, StageStepper, Stepper
 from elsa_cli.training.stopping import StopSignals
 from elsa_cli.training.watching import PhaseReport, Tick, Watcher
 
-__all__ = ["DEFAULT_EPOCHS", "SAVE_SECONDS", "Phase", "Trainer"]
+__all__ = ["DEFAULT_EPOCHS", "JOINT_SHARE", "REFINE", "SAVE_SECONDS", "Phase", "Trainer"]
 
-DEFAULT_EPOCHS = 2.0
+DEFAULT_EPOCHS = 5.0
+JOINT_SHARE = 0.8  # of the steps, where --joint-epochs does not say
+REFINE = 1 / 3  # of the learning rate: with what levels begin that the joint phase has trained
 SAVE_SECONDS = 600.0  # between saves, where no number of steps is given
 LOOK_EVERY = 10  # steps between looks at the loss on a GPU, which has to be waited for
 
@@ -85,22 +88,36 @@ class Trainer:
 
     def _plan(self) -> list[Phase]:
         options, stages = self.setup.options, self.setup.ladder.stages
-        lrs: list[float | None] = [None] * len(stages)
-        if options.lr is not None:
-            lrs = list(each_level(options.lr, stages, "lr"))
         if options.steps is not None:
             steps = [int(n) for n in each_level(options.steps, stages, "steps")]
         else:
             epochs = each_level(options.epochs or (DEFAULT_EPOCHS,), stages, "epochs")
             steps = [self._steps(n) for n in epochs]
+        if options.joint_epochs is None:
+            shares = [round(JOINT_SHARE * n) for n in steps]
+            joint, steps = sum(shares), [n - k for n, k in zip(steps, shares, strict=True)]
+        else:
+            joint = self._steps(options.joint_epochs)
+        rate, rates = self._rates(joint=joint > 0)
         phases = [
-            Phase(str(level), stage, steps[stage], lrs[stage]) for stage, level in enumerate(stages)
+            Phase(str(level), stage, steps[stage], rates[stage])
+            for stage, level in enumerate(stages)
         ]
-        if options.joint_epochs:
-            rate = lrs[-1] if options.joint_lr is None else options.joint_lr
-            joint = Phase("joint", None, self._steps(options.joint_epochs), rate)
-            phases.insert(0, joint)
-        return phases
+        return [Phase("joint", None, joint, rate), *phases] if joint else phases
+
+    def _rates(self, *, joint: bool) -> tuple[float | None, list[float | None]]:
+        """Return the learning rates of the joint phase and of the levels."""
+        options, stages = self.setup.options, self.setup.ladder.stages
+        given = options.lr
+        if given is None and optimizer_name(options, self.setup.recipe) != "recipe":
+            given = (DEFAULT_LR[optimizer_name(options, self.setup.recipe)],)
+        if given is None:  # the recipe's own
+            return options.joint_lr, [None] * len(stages)
+        rates: list[float | None] = list(each_level(given, stages, "lr"))
+        rate = max(given) if options.joint_lr is None else options.joint_lr
+        if joint and len(given) == 1:
+            rates = [given[0] * REFINE] * len(stages)
+        return rate, rates
 
     def _steps(self, epochs: float) -> int:
         if not epochs:

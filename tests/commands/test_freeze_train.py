@@ -15,7 +15,8 @@ from tests.helpers import read_safetensors
 
 torch = pytest.importorskip("torch")
 
-TRAIN = ("freeze-train", "model.elsa.safetensors", "--recipe", "recipe.py", "--epochs", "2")
+LINE = ("freeze-train", "model.elsa.safetensors", "--recipe", "recipe.py")
+TRAIN = (*LINE, "--epochs", "2", "--joint-epochs", "0")
 OUT = "model.trained.elsa.safetensors"
 
 
@@ -50,6 +51,7 @@ def extracted(server: Server, folder: Path, file: str) -> list[dict[str, bytes]]
         ("--norm", "shared"),
         ("--norm", "recalibrate", "--optimizer", "sgd", "--lr", "0.1"),
         ("--joint-epochs", "2", "--reselect", "--init", "zero"),
+        ("--joint-lr", "0.02", "--joint-epochs", "1", "--lr", "0.01"),
         ("--precision", "bf16", "--accumulate", "2", "--clip-norm", "0.1"),
         ("--schedule", "constant", "--lr", "0.01,0.02,0.03,0.04"),
     ],
@@ -185,6 +187,28 @@ def test_a_packed_checkpoint_and_per_level_tensors_can_be_trained_again(
 
 def test_no_training_leaves_every_level_as_it_was(server: Server, tmp_path: Path) -> None:
     write_model(tmp_path)
-    done = server.run(*TRAIN[:-2], "--steps", "0", "-o", "same", cwd=tmp_path)
+    done = server.run(*LINE, "--steps", "0", "-o", "same", cwd=tmp_path)
     assert done.code == 0
     assert (tmp_path / "same").read_bytes() == (tmp_path / "model.elsa.safetensors").read_bytes()
+
+
+def test_most_steps_go_to_the_joint_phase_unless_its_length_is_given(
+    server: Server, tmp_path: Path
+) -> None:
+    write_model(tmp_path)
+    done = server.run(*LINE, "--steps", "10,10,20,30", "--json", "--log", "log", cwd=tmp_path)
+    report = json.loads(done.out)
+    assert report["joint"]["steps"] == 8 + 8 + 16 + 24
+    assert [row["steps"] for row in report["levels"]] == [2, 2, 4, 6]
+    first = {}
+    for line in (tmp_path / "log").read_text().splitlines():
+        fields = json.loads(line)
+        if fields["kind"] == "epoch":
+            first.setdefault(fields["phase"], fields["total"])
+    assert set(first.values()) == {70}
+    plain = server.run(*LINE, "--steps", "10", "--joint-epochs", "0", "--json", cwd=tmp_path)
+    assert json.loads(plain.out)["joint"] is None
+    assert [row["steps"] for row in json.loads(plain.out)["levels"]] == [10] * 4
+    both = server.run(*LINE, "--steps", "10", "--joint-epochs", "1.5", "--json", cwd=tmp_path)
+    assert json.loads(both.out)["joint"]["steps"] == 12
+    assert [row["steps"] for row in json.loads(both.out)["levels"]] == [10] * 4

@@ -106,7 +106,11 @@ def test_recipes_that_cannot_be_used(server: Server, tmp_path: Path, name: str) 
         (("--steps", "1.5"), 2, r"--steps 1.5: not whole numbers"),
         (("--epochs", "1", "--steps", "1"), 2, r"--epochs and --steps both say how long"),
         (("--lr", "-1"), 2, r"--lr -1.0 is not a length or a rate"),
-        (("--reselect",), 2, r"--reselect chooses after the joint phase; add --joint-epochs"),
+        (
+            ("--reselect", "--joint-epochs", "0"),
+            2,
+            r"--reselect chooses after the joint phase; leave out --joint-epochs 0",
+        ),
         (("--levels", "0.5"), 2, r"model.elsa.safetensors: has its levels already; leave out"),
         (("--include", "0.*"), 2, r"--include and --exclude choose .* add --levels"),
         (
@@ -201,6 +205,7 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_save(server: Server, tmp_pat
     write_model(tmp_path)
     write_recipe(tmp_path, NAN_LATER)
     line = ("freeze-train", "model.elsa.safetensors", "--recipe", "recipe.py", "--steps", "10")
+    line = (*line, "--joint-epochs", "0")
     done = server.run(*line, "-q", cwd=tmp_path)
     assert done.code == 1
     message = one_line(done.err)
