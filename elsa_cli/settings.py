@@ -6,15 +6,16 @@ Each has an annotation (int, float, str or bool) and a default.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from elsa_cli.errors import UsageError
 
 __all__ = ["Setting", "parse_pairs", "read_settings", "settings_of"]
 
-KINDS = (int, float, str, bool)
+NAMED: dict[Any, type] = {kind.__name__: kind for kind in (int, float, str, bool)}
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,25 @@ def settings_of(function: Callable[..., Any]) -> dict[str, Setting]:
     Raises:
         TypeError: A keyword-only parameter has no default, or none of the four types.
     """
-    hints = get_type_hints(function)
     found = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
-        kind = hints.get(parameter.name)
-        if kind not in KINDS or parameter.default is inspect.Parameter.empty:
+        # By name where annotations are kept as text: others of them may be for type checkers alone.
+        kind = NAMED.get(getattr(parameter.annotation, "__name__", parameter.annotation))
+        if kind is None or parameter.default is inspect.Parameter.empty:
+            name = getattr(function, "__name__", type(function).__name__)
             raise TypeError(
-                f"{function.__code__.co_filename}: in {function.__name__}(), {parameter.name} "
+                f"{_file_of(function)}: in {name}(), {parameter.name} "
                 "needs an annotation and a default (an int, float, str or bool)"
             )
-        assert kind is not None
         found[parameter.name] = Setting(kind, parameter.default)
     return found
+
+
+def _file_of(function: Callable[..., Any]) -> str:
+    code = getattr(function, "__code__", None)
+    return str(sys.modules[function.__module__].__file__) if code is None else code.co_filename
 
 
 def read_settings(

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 from elsa_cli.errors import RecipeError
 from elsa_cli.training.recipe import Recipe
-from elsa_cli.training.seeds import seed_everything, seed_of, seed_torch
+from elsa_cli.training.seeds import seed_everything, seed_of
 
 __all__ = ["Place", "Stream", "to_device"]
 
@@ -49,7 +50,7 @@ class Stream:
         self._accumulate = accumulate
         seed_everything(seed_of(seed, "data", phase))
         self._data, self._shared = recipe.train_data(rank, world)
-        self._once = iter(self._data) is self._data  # a generator, spent after one pass
+        self._once = isinstance(self._data, Iterator)  # a generator, spent after one pass
 
     @property
     def stride(self) -> int:
@@ -87,9 +88,7 @@ class Stream:
             total: Steps of the phase.
         """
         while place.step < total:
-            seed_everything(seed_of(*self._seed, "epoch", place.epoch))
-            if self._once and place.epoch:
-                self._data, _ = self._recipe.train_data(self._rank, self._world)
+            self._begin(place.epoch)
             taken = 0
             group: list[Any] = []
             for batch in self._fetch(place.epoch):
@@ -108,12 +107,22 @@ class Stream:
                 raise self._too_few(taken)
             place = Place(place.step, place.epoch + 1)
 
+    def _begin(self, epoch: int) -> None:
+        """Seed what an epoch draws from; ask for data again where it is spent."""
+        seed = seed_of(*self._seed, "epoch", epoch)
+        seed_everything(seed)
+        if self._once and epoch:
+            self._data, _ = self._recipe.train_data(self._rank, self._world)
+        own = getattr(self._data, "generator", None)  # as a DataLoader may have
+        if isinstance(own, torch.Generator):
+            own.manual_seed(seed)
+
     def _fetch(self, epoch: int) -> Iterator[Any]:
         """Yield the batches of an epoch, each from a seed of its own."""
         source: Iterator[Any] | None = None
         number = 0
         while True:
-            seed_torch(seed_of(*self._seed, "batch", epoch, number))
+            seed_everything(seed_of(*self._seed, "batch", epoch, number))
             try:
                 if source is None:
                     source = iter(self._data)
@@ -130,6 +139,9 @@ def to_device(value: Any, device: torch.device) -> Any:
     """Return a batch with its tensors on a device: tuples, lists, dicts, dataclasses, `.to()`."""
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)
+    if isinstance(value, PackedSequence):  # a tuple too, with lengths that stay on the CPU
+        packed: Any = value
+        return packed.to(device)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(to_device(v, device) for v in value))
     if isinstance(value, list | tuple):
@@ -138,11 +150,13 @@ def to_device(value: Any, device: torch.device) -> Any:
         return {key: to_device(v, device) for key, v in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
-            f.name: to_device(getattr(value, f.name), device) for f in dataclasses.fields(value)
+            f.name: to_device(getattr(value, f.name), device)
+            for f in dataclasses.fields(value)
+            if f.init
         }
         return dataclasses.replace(value, **fields)
     if callable(getattr(value, "to", None)):  # such as a BatchEncoding
-        return value.to(device)
+        return value.to(device=device)
     if isinstance(value, Mapping):
         return {key: to_device(v, device) for key, v in value.items()}
     return value

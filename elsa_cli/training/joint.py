@@ -42,11 +42,12 @@ class JointStepper(Stepper):
             network.load(ladder.start_of(stage))
             self._own.append({n: network.slots[n].detach().clone() for n in ladder.small})
         parameters = network.parameters
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
+        for name, parameter in parameters.items():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(name not in network.fixed)
         # Tied tensors once, and one mask for all their names.
         own = {id(parameters[n]) for n in ladder.vectors}
-        unique = {id(p): p for p in parameters.values()}
+        unique = {id(p): p for p in parameters.values() if p.requires_grad}
         weights = [p for key, p in unique.items() if key not in own]
         vectors = [p for key, p in unique.items() if key in own]
         self._masked = {

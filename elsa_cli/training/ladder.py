@@ -18,7 +18,7 @@ from elsa_cli.errors import FrozenChanged, NonFiniteLoss, UsageError
 from elsa_cli.training.freeze import FrozenMask
 from elsa_cli.training.network import Network, tied_names
 from elsa_cli.training.options import TrainOptions
-from elsa_cli.training.tensors import State, choose_bits, same_bits
+from elsa_cli.training.tensors import State, choose_bits, is_finite, same_bits
 
 __all__ = ["Ladder", "Nested", "owner_of"]
 
@@ -100,11 +100,16 @@ class Ladder:
 
     def start_of(self, stage: int) -> dict[str, Tensor]:
         """Return the per-level tensors that a stage begins with: its own, or the last stage's."""
+        found = {n: self.nested.values[n] for n in self.small}
         for before in range(stage, -1, -1):
             own = self.nested.own.get(self.stages[before])
             if own is not None:
-                return {n: self.nested.values[n] for n in self.small} | own
-        return {n: self.nested.values[n] for n in self.small}
+                found |= own
+                break
+        if self.options.norm != "per-level" and stage:  # one for all levels, the first one's
+            first = self.nested.own.get(self.stages[0], {})
+            found |= {n: first[n] for n in self.vectors if n in first}
+        return found
 
     def enter(self, stage: int) -> FrozenMask:
         """Put a level into the model, ready to be trained; return what holds its weights."""
@@ -119,12 +124,16 @@ class Ladder:
             network.load({name: value})
             if self.options.freeze:
                 frozen[name] = owner < stage
-        for name, parameter in network.parameters.items():
-            parameter.requires_grad_(self.trains(name, stage))
+        trained = {id(p) for p in self.trainable(stage)}
+        for parameter in network.parameters.values():
+            if parameter.is_floating_point():
+                parameter.requires_grad_(id(parameter) in trained)
         return FrozenMask(network.model, nested.masks(stage), frozen)
 
     def trains(self, name: str, stage: int) -> bool:
         """Tell whether any weight of a parameter is trained in a stage."""
+        if name in self.network.fixed:
+            return False
         owner = self.nested.owner.get(name)
         if owner is not None:
             mine = owner == stage if self.options.freeze else owner <= stage
@@ -160,7 +169,8 @@ class Ladder:
 
     def _check_finite(self, found: State, stage: int) -> None:
         for name, tensor in found.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
+            # A buffer may well hold infinities, as attention masks do: if it always did.
+            if not is_finite(tensor) and is_finite(self.nested.values[name]):
                 raise NonFiniteLoss(
                     f"has NaN or infinite values in {tensor.dtype} after level "
                     f"{self.stages[stage]}",

@@ -31,6 +31,7 @@ class Network:
         slots: Every tensor of the state dict by name: parameters and buffers themselves, so that
             writing into them changes the model. Tied parameters appear under each of their names.
         stored: The dtype of each slot in the checkpoint.
+        fixed: Parameters that the recipe does not want trained: without `requires_grad`.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -39,6 +40,7 @@ class Network:
         self.slots = self._slots()
         self.stored = {name: slot.dtype for name, slot in self.slots.items()}
         self._widen()
+        self.fixed = {name for name, p in self.parameters.items() if not p.requires_grad}
 
     def _slots(self) -> dict[str, Tensor]:
         state = self.model.state_dict(keep_vars=True)
@@ -101,6 +103,12 @@ class Network:
             if name in self.slots and tensor.shape != self.slots[name].shape
         ]
         wrong += [
+            (f"{_show(name, tensor)} {tensor.dtype}", f"{name} {self.slots[name].dtype}")
+            for name, tensor in state.items()
+            if name in self.parameters
+            and tensor.is_floating_point() != self.slots[name].is_floating_point()
+        ]
+        wrong += [
             (f"{name} (prunable)", f"{name} is no floating-point parameter")
             for name in sorted(pruned)
             if name not in self.parameters or not self.slots[name].is_floating_point()
@@ -161,7 +169,8 @@ class Network:
     def norms(self) -> Iterator[nn.Module]:
         """Yield the layers that keep running statistics."""
         for module in self.model.modules():
-            if isinstance(getattr(module, "running_mean", None), Tensor):
+            running = getattr(module, "running_mean", None)
+            if isinstance(running, Tensor) and hasattr(module, "reset_running_stats"):
                 yield module
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,7 +80,9 @@ class Optimizing:
     def after(self) -> None:
         """Let the recipe's schedule go on."""
         if self._schedule is not None:
-            self._schedule.step()
+            with warnings.catch_warnings():  # in the joint phase not all optimizers have had a step
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+                self._schedule.step()
 
     @property
     def lr(self) -> float:

@@ -97,6 +97,10 @@ class TrainOptions:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)} is negative")
         if self.accumulate < 1 or (self.save_every is not None and self.save_every < 1):
             raise UsageError("--accumulate and --save-every count from 1")
+        if self.clip_norm is not None and not 0 < self.clip_norm < float("inf"):
+            raise UsageError(
+                f"--clip-norm {self.clip_norm} is not a norm", hint="use a number over 0"
+            )
         if self.reselect and self.joint_epochs == 0:
             raise UsageError(
                 "--reselect chooses after the joint phase", hint="leave out --joint-epochs 0"

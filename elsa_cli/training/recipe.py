@@ -101,6 +101,12 @@ class Recipe:
                     f"has no function {name}", file=self.path, hint=f"define {signature}"
                 )
             return None
+        if not callable(function):
+            raise RecipeError(
+                f"{name} is {_kind(function)}, which cannot be called",
+                file=self.path,
+                hint=f"define {signature}",
+            )
         wanted = signature[signature.index("(") + 1 : signature.index(")")]
         names = [word.strip() for word in wanted.split(",") if word.strip()]
         try:
@@ -114,7 +120,6 @@ class Recipe:
             ) from None
         except ValueError:  # a built-in callable without a signature
             pass
-        assert callable(function)
         return function  # type: ignore[no-any-return]
 
     def _taken(self, function: Callable[..., Any]) -> dict[str, Setting]:
@@ -166,7 +171,9 @@ class Recipe:
         """Put an exception into one line: place, kind, text."""
         own = os.path.abspath(self.path)
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == own]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        line = lines[-1] if lines else None
+        if isinstance(error, SyntaxError) and error.filename == own:
+            line = error.lineno
         place = self.path if line is None else f"{self.path}:{line}"
         text = str(error)
         if isinstance(error, ModuleNotFoundError) and error.name:
@@ -237,7 +244,12 @@ class Recipe:
 
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> Any:
         """Return the recipe's learning rate scheduler; stepped after every step."""
-        return self._call("schedule", optimizer, steps)
+        schedule = self._call("schedule", optimizer, steps)
+        if not callable(getattr(schedule, "step", None)):
+            raise RecipeError(
+                f"schedule gave {_kind(schedule)}, not a scheduler with step()", file=self.path
+            )
+        return schedule
 
 
 def _kind(value: Any) -> str:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from elsa_cli.checkpoint.output import OutputFile, Policy
@@ -59,7 +58,8 @@ class Saves:
         """
         with OutputFile(self.path, Policy()) as out:
             with out.reporting(), out.stream() as file:
-                torch.save({"version": VERSION, "facts": self._facts, **state}, file)
+                whole = {"version": VERSION, "facts": self._facts, **state}
+                torch.save(_plain(whole), file)
             out.commit()
 
     def read(self) -> dict[str, Any] | None:
@@ -74,19 +74,13 @@ class Saves:
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             facts, version = state["facts"], state["version"]
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise self._damaged(error) from error
-        except (pickle.UnpicklingError, zipfile.BadZipFile) as error:
+            differ = self._differences(facts) if version == VERSION else []
+        except Exception as error:  # whatever damaged bytes make of a pickle
             raise self._damaged(error) from error
         if version != VERSION:
             raise InputError(
                 f"was saved by another version ({version})", file=self.path, hint="delete it"
             )
-        differ = [
-            f"{name} was {facts.get(name)}, is {self._facts.get(name)}"
-            for name in sorted({*facts, *self._facts})
-            if facts.get(name) != self._facts.get(name)
-        ]
         if differ:
             raise UsageError(
                 f"is the save of another run: {'; '.join(differ)}",
@@ -94,6 +88,14 @@ class Saves:
                 hint="use the same options, or delete it to begin anew",
             )
         return state
+
+    def _differences(self, facts: Mapping[str, str]) -> list[str]:
+        """Return what was otherwise when the save was written."""
+        return [
+            f"{name} was {facts.get(name)}, is {self._facts.get(name)}"
+            for name in sorted({*facts, *self._facts})
+            if facts.get(name) != self._facts.get(name)
+        ]
 
     def _damaged(self, error: Exception) -> InputError:
         reason = str(error).split("\n")[0][:100]
@@ -105,3 +107,14 @@ class Saves:
         """Remove the save: the output is complete."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
+
+
+def _plain(value: Any) -> Any:
+    """Return a state with Python's own numbers for numpy's, which would not be read again."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is dict:
+        return {key: _plain(v) for key, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(v) for v in value)
+    return value

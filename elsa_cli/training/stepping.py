@@ -19,7 +19,8 @@ from elsa_cli.training.norms import recalibrate
 from elsa_cli.training.optimizing import Optimizing
 from elsa_cli.training.options import TrainOptions
 from elsa_cli.training.recipe import Recipe
-from elsa_cli.training.seeds import seed_of, seed_torch
+from elsa_cli.training.seeds import seed_everything, seed_of
+from elsa_cli.training.tensors import is_finite
 
 __all__ = ["Setup", "StageStepper", "Stepper"]
 
@@ -62,7 +63,7 @@ class Stepper(ABC):
         total = torch.zeros((), device=setup.device)
         for at, batch in enumerate(batches):
             # By the batch's number among all that make the step, on whichever process it is.
-            seed_torch(seed_of(seed, self._phase, "step", step, at * group.size + group.rank))
+            seed_everything(seed_of(seed, self._phase, "step", step, at * group.size + group.rank))
             waits = at + 1 < len(batches) and hasattr(self._model, "no_sync")
             with contextlib.ExitStack() as stack:
                 if waits:  # gradients are averaged once, with the last batch
@@ -120,7 +121,7 @@ class Stepper(ABC):
     def check_finite(self) -> None:
         """Raise NonFiniteLoss if a weight is not finite, lest that be saved."""
         for name, parameter in self.network.parameters.items():
-            if not bool(torch.isfinite(parameter).all()):
+            if not is_finite(parameter.detach()):
                 raise NonFiniteLoss(
                     "has NaN or infinite values", tensor=name, hint="lower --lr, or use --clip-norm"
                 )

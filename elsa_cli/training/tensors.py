@@ -18,6 +18,7 @@ __all__ = [
     "choose_bits",
     "dtype_of",
     "from_bytes",
+    "is_finite",
     "master_dtype",
     "same_bits",
     "to_bytes",
@@ -95,6 +96,14 @@ def choose_bits(mask: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
     bits = bits_of(a)
     other = torch.zeros((), dtype=bits.dtype) if b is None else bits_of(b)
     return torch.where(mask, bits, other).view(a.dtype)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether no element is NaN or infinite."""
+    if not tensor.is_floating_point():
+        return True
+    wide = tensor.to(master_dtype(tensor.dtype))  # torch cannot tell of the 8-bit floats
+    return bool(torch.isfinite(wide).all())
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -181,13 +181,13 @@ class Trainer:
         phase, began = self.phases[number], time.monotonic()
         options, group = self.setup.options, self.setup.group
         stepper = self._stepper(number)
-        meter = Meter(group, lambda *found: self._tell(number, stepper.lr, *found))
+        meter = Meter(group, lambda *found: self._tell(number, *found))
         if live is not None:
             stepper.load(live["stepper"])
             meter.load(live["meter"])
         walk = self._stream(number).walk(place, phase.steps) if place.step < phase.steps else ()
         for place, batches in walk:
-            meter.add(place, stepper.step(batches, place.step - 1))
+            meter.add(place, stepper.step(batches, place.step - 1), stepper.lr)
             due = options.save_every is not None and place.step % options.save_every == 0
             last = place.step == phase.steps
             if not (due or last or self._looks(place) or (stop.asked and group.size == 1)):
@@ -211,7 +211,7 @@ class Trainer:
         return self.setup.device.type != "cuda" or place.step % LOOK_EVERY == 0
 
     def _tell(
-        self, number: int, lr: float, place: Place, loss: float, mean: float, ended: bool
+        self, number: int, place: Place, loss: float, mean: float, lr: float, ended: bool
     ) -> None:
         """Tell the watcher of a step, or of the end of its epoch."""
         phase = self.phases[number]

@@ -200,7 +200,7 @@ def test_most_steps_go_to_the_joint_phase_unless_its_length_is_given(
     report = json.loads(done.out)
     assert report["joint"]["steps"] == 8 + 8 + 16 + 24
     assert [row["steps"] for row in report["levels"]] == [2, 2, 4, 6]
-    first = {}
+    first: dict[str, int] = {}
     for line in (tmp_path / "log").read_text().splitlines():
         fields = json.loads(line)
         if fields["kind"] == "epoch":

@@ -204,8 +204,8 @@ def test_a_checkpoint_that_does_not_fit_is_shown_side_by_side(
 def test_a_loss_that_is_not_a_number_keeps_the_last_save(server: Server, tmp_path: Path) -> None:
     write_model(tmp_path)
     write_recipe(tmp_path, NAN_LATER)
-    line = ("freeze-train", "model.elsa.safetensors", "--recipe", "recipe.py", "--steps", "10")
-    line = (*line, "--joint-epochs", "0")
+    line = [*["freeze-train", "model.elsa.safetensors", "--recipe", "recipe.py"]]
+    line += ["--steps", "10", "--joint-epochs", "0"]
     done = server.run(*line, "-q", cwd=tmp_path)
     assert done.code == 1
     message = one_line(done.err)

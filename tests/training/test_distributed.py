@@ -1,0 +1,99 @@
+"""One process alone, and two that train together; what the two do is in pair.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from elsa_cli.errors import TrainingError
+from elsa_cli.training.distributed import Group, is_peer_error, local_rank, world_size
+from tests.training.tiny import CPU
+
+Pair = list[dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_alone_nothing_is_asked_of_anyone() -> None:
+    assert (world_size(), local_rank()) == (1, 0)
+    group = Group(CPU)
+    assert (group.size, group.rank, group.writes) == (1, 0, True)
+    model = nn.Linear(2, 2)
+    assert group.wrap(model) is model
+    values = torch.tensor([1.5])
+    assert group.reduce(values) is values
+    group.broadcast({"a": values})
+    group.agree({"a": values}, "level 0.9")
+    group.barrier()
+    group.close()
+    assert not torch.distributed.is_initialized()
+
+
+def test_alone_no_error_is_of_another_process() -> None:
+    assert is_peer_error(RuntimeError("Connection closed by peer")) is None
+
+
+def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match=r"2 processes do not find each other: .*; start them"):
+        Group(CPU)
+
+
+def test_two_know_who_they_are(pair: Pair) -> None:
+    for number, rank in enumerate(pair):
+        group = rank["group"]
+        assert (group["size"], group["rank"], group["writes"]) == (2, number, not number)
+        assert group["launcher"] == [2, number]
+
+
+def test_two_add_up_share_and_compare(pair: Pair) -> None:
+    for rank in pair:
+        group = rank["group"]
+        assert group["sum"] == [3.0, 1.0]
+        assert group["of the first"] == [[1.0, 0.0], [0]]
+        assert group["differ"].startswith(
+            "the processes have different weights at the end of level 0.9; the recipe's loss must"
+        )
+
+
+def test_the_wrapper_shows_what_is_behind_it(pair: Pair) -> None:
+    for rank in pair:
+        group = rank["group"]
+        assert group["behind the wrapper"] == "blue"
+        assert group["no_sync"]
+        assert not group["missing"]
+
+
+def test_errors_of_the_other_process_are_told_apart(pair: Pair) -> None:
+    for rank in pair:
+        group = rank["group"]
+        assert group["lost"].startswith("another process of this run has ended; see what")
+        assert group["others"] == ["None", "None"]
+
+
+def test_a_process_that_is_gone(pair: Pair) -> None:
+    assert pair[0]["lost"].startswith("PeerLost: another process of this run has ended")
+    assert "--resume" in pair[0]["lost"]
+
+
+@pytest.mark.parametrize("run", ["shared out", "own share", "joint", "recalibrate"])
+def test_two_end_with_one_result(run: str, pair: Pair) -> None:
+    first, second = (rank["training"][run] for rank in pair)
+    assert first == second
+    assert first["kept"] == first["ends"]
+    assert len(set(first["ends"].values())) == 3
+
+
+def test_a_loss_past_the_wrapper_is_found(pair: Pair) -> None:
+    for rank in pair:
+        assert rank["training"]["past"] == [
+            "FrozenChanged",
+            "the recipe's loss must call model(...), which averages the gradients",
+        ]
