@@ -7,11 +7,11 @@ Needs torch, and the images, which Debian and Ubuntu package:
 Train the levels, then measure each of them:
 
     elsa freeze-train --levels 0.5,0.7,0.9 --recipe examples/fashion_mnist.py \
-        --optimizer sgd --lr 0.2 --weight-decay 5e-4 --joint-epochs 2 --reselect \
+        --epochs 2 --lr 0.01 --reselect \
         -o fashion.elsa.safetensors
     elsa evaluate fashion.elsa.safetensors --recipe examples/fashion_mnist.py
 
-An epoch takes about six seconds on two CPU cores. `--set images=10000` trains on fewer images,
+Twelve seconds an epoch on one CPU core, about. `--set images=10000` trains on fewer images,
 `--set folder=...` reads the four `.gz` files from elsewhere.
 """
 

@@ -62,6 +62,10 @@ class Source:
     seed: int
     masks: str
 
+    def chosen_by_magnitude(self) -> None:
+        """Say in the manifest that the masks were chosen again, under the same rule."""
+        self.method = {**self.method, "name": "magnitude", "options": {}}
+
 
 def from_nested(path: str | os.PathLike[str]) -> Source:
     """Read a nested or packed checkpoint.
@@ -154,7 +158,7 @@ def choose_again(source: Source) -> dict[str, Any]:
                 owners = _owners(container, container.tensors, nested.levels, rule)
         except ElsaError as error:
             raise error.renamed("the weights after the joint phase") from error
-    source.method = {**method, "name": "magnitude", "options": {}}
+    source.chosen_by_magnitude()
     return _shaped(owners, nested.values)
 
 
@@ -189,7 +193,8 @@ def _shaped(owners: Owners, values: State) -> dict[str, Any]:
 def digest_of(nested: Nested) -> str:
     """Return a short digest of all weights and masks."""
     found = hashlib.blake2b(",".join(map(str, nested.levels)).encode(), digest_size=8)
-    for state in (nested.values, nested.owner):
+    own = {f"{level} {n}": t for level, state in nested.own.items() for n, t in state.items()}
+    for state in (nested.values, nested.owner, own):
         for name in sorted(state):
             found.update(name.encode())
             found.update(to_bytes(state[name]).data)

@@ -161,6 +161,8 @@ def freeze_train(
             lambda _: choose_again(source),
         )
         reports = trainer.run()
+        if options.reselect and trainer.phases[0].stage is None:
+            source.chosen_by_magnitude()  # perhaps by the run that is resumed here
         size = 0
         if group.writes:
             with OutputFile(goes_to, policy) as out:

@@ -113,9 +113,16 @@ class Stream:
         seed_everything(seed)
         if self._once and epoch:
             self._data, _ = self._recipe.train_data(self._rank, self._world)
-        own = getattr(self._data, "generator", None)  # as a DataLoader may have
-        if isinstance(own, torch.Generator):
-            own.manual_seed(seed)
+        loader: Any = self._data
+        batches = getattr(loader, "batch_sampler", None)
+        inner = getattr(batches, "sampler", None)
+        for part in (loader, getattr(loader, "sampler", None), batches, inner):
+            own = getattr(part, "generator", None)
+            if isinstance(own, torch.Generator):
+                own.manual_seed(seed)
+            set_epoch = getattr(part, "set_epoch", None)
+            if callable(set_epoch):
+                set_epoch(epoch)  # as a DistributedSampler wants it
 
     def _fetch(self, epoch: int) -> Iterator[Any]:
         """Yield the batches of an epoch, each from a seed of its own."""
@@ -156,7 +163,7 @@ def to_device(value: Any, device: torch.device) -> Any:
         }
         return dataclasses.replace(value, **fields)
     if callable(getattr(value, "to", None)):  # such as a BatchEncoding
-        return value.to(device=device)
+        return value.to(device)
     if isinstance(value, Mapping):
         return {key: to_device(v, device) for key, v in value.items()}
     return value

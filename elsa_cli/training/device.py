@@ -43,6 +43,8 @@ def pick_device(name: str) -> torch.device:
 @contextlib.contextmanager
 def repeatable(threads: int | None) -> Iterator[None]:
     """Let torch choose algorithms that give the same bits every time, on so many threads."""
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} threads cannot compute", hint="use 1 or more")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     was = torch.get_deterministic_debug_mode()
     before, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark

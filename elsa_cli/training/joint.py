@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from elsa_cli.errors import NothingToDo
 from elsa_cli.training.optimizing import Optimizing
 from elsa_cli.training.seeds import seed_of
 from elsa_cli.training.stepping import Setup, Stepper
@@ -55,6 +56,11 @@ class JointStepper(Stepper):
             for name, owner in ladder.nested.owner.items()
         }
         recipe, options = setup.recipe, setup.options
+        if not weights:
+            raise NothingToDo(
+                "build_model() leaves no weight to train: all are without requires_grad",
+                file=recipe.path,
+            )
         self._weights = Optimizing(recipe, options, weights, lr, total)
         self._vectors = [
             Optimizing(recipe, options, vectors, lr, total)

@@ -108,7 +108,8 @@ class Ladder:
                 break
         if self.options.norm != "per-level" and stage:  # one for all levels, the first one's
             first = self.nested.own.get(self.stages[0], {})
-            found |= {n: first[n] for n in self.vectors if n in first}
+            names = self.small if self.options.norm == "shared" else self.vectors
+            found |= {n: first[n] for n in names if n in first}
         return found
 
     def enter(self, stage: int) -> FrozenMask:

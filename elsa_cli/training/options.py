@@ -101,6 +101,10 @@ class TrainOptions:
             raise UsageError(
                 f"--clip-norm {self.clip_norm} is not a norm", hint="use a number over 0"
             )
+        if self.init == "zero" and self.joint_epochs != 0:
+            raise UsageError(
+                "--init zero throws away what the joint phase trains", hint="add --joint-epochs 0"
+            )
         if self.reselect and self.joint_epochs == 0:
             raise UsageError(
                 "--reselect chooses after the joint phase", hint="leave out --joint-epochs 0"
@@ -108,8 +112,7 @@ class TrainOptions:
 
     def as_fields(self) -> dict[str, Any]:
         """Return what decides the bits of the result, for comparison with a saved run."""
-        skipped = ("save_every", "compile")
-        return {k: v for k, v in vars(self).items() if k not in skipped}
+        return {k: v for k, v in vars(self).items() if k != "save_every"}
 
 
 def each_level(values: Sequence[float], levels: Sequence[Level], option: str) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,10 @@ class Saves:
         if not self.exists:
             return None
         try:
+            with zipfile.ZipFile(self.path) as parts:  # which torch does not check
+                damaged = parts.testzip()
+            if damaged is not None:
+                raise ValueError(f"{damaged} has another checksum")
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             facts, version = state["facts"], state["version"]
             differ = self._differences(facts) if version == VERSION else []

@@ -187,7 +187,7 @@ class StageStepper(Stepper):
         """Check that nothing done has changed, and store the level."""
         self._freeze.check()
         self._freeze.detach()
-        if self.setup.options.norm == "recalibrate" and self._optimizing:
+        if self.setup.options.norm == "recalibrate":
             recalibrate(self.setup.recipe, self.network, self.setup.device)
         self._share_buffers()
         self.setup.ladder.leave(self._stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -291,9 +292,9 @@ class Trainer:
     def _interrupted(self, stop: StopSignals, number: int, place: Place) -> Interrupted:
         done = f"{self._done(number, place):,} of {self.total:,} steps"
         if self._saves is None:
-            return Interrupted(f"interrupted after {done}", stop.number)
+            return Interrupted(f"interrupted after {done}", stop.number or signal.SIGTERM)
         return Interrupted(
             f"interrupted after {done}, which are saved in {self._saves.path}",
-            stop.number,
+            stop.number or signal.SIGTERM,
             hint="the same command with --resume goes on from there",
         )

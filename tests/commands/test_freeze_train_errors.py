@@ -107,6 +107,11 @@ def test_recipes_that_cannot_be_used(server: Server, tmp_path: Path, name: str) 
         (("--epochs", "1", "--steps", "1"), 2, r"--epochs and --steps both say how long"),
         (("--lr", "-1"), 2, r"--lr -1.0 is not a length or a rate"),
         (
+            ("--init", "zero"),
+            2,
+            r"--init zero throws away what the joint phase trains; add",
+        ),
+        (
             ("--reselect", "--joint-epochs", "0"),
             2,
             r"--reselect chooses after the joint phase; leave out --joint-epochs 0",

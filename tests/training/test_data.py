@@ -45,6 +45,10 @@ KINDS = {
     + "def train_data():\n    generator = torch.Generator().manual_seed(3)\n"
     + "    return torch.utils.data.DataLoader(\n"
     + "        Squares(), batch_size=2, shuffle=True, generator=generator\n    )\n",
+    "sampled-by-its-own-generator": SEEN
+    + "def train_data():\n    generator = torch.Generator().manual_seed(3)\n"
+    + "    sampler = torch.utils.data.RandomSampler(Squares(), generator=generator)\n"
+    + "    return torch.utils.data.DataLoader(Squares(), batch_size=2, sampler=sampler)\n",
     "noise-of-torch": SEEN
     + f"def train_data():\n    return {LOADER.format('lambda: torch.rand(()).item()', True)}\n",
     "noise-of-numpy": SEEN
@@ -181,6 +185,25 @@ def test_data_that_the_recipe_shares_out_itself(tmp_path: Path) -> None:
     assert [[b.item() for b in batches] for _, batches in found] == [[1, 3], [5, 7], [1, 3]]
     assert Stream(recipe, 0, 0, 1, 2, 2).stride == 2
     assert Stream(recipe, 0, 0, 1, 2, 2).steps() == 2
+
+
+def test_a_sampler_that_shares_out_is_told_of_the_epoch(tmp_path: Path) -> None:
+    """Or it would draw one order for all of them."""
+    text = SEEN + (
+        "def train_data(*, rank: int = 0, world: int = 1):\n"
+        "    sampler = torch.utils.data.DistributedSampler(Squares(), world, rank, seed=3)\n"
+        "    return torch.utils.data.DataLoader(Squares(), batch_size=1, sampler=sampler)\n"
+    )
+    recipe = recipe_of(tmp_path, text)
+    whole = [walk(recipe, total=21, rank=rank, world=2) for rank in (0, 1)]
+    orders = [[int(batches[0][0, 0]) for _, batches in share] for share in whole]
+    for epoch in range(3):
+        part = [order[7 * epoch : 7 * epoch + 7] for order in orders]
+        assert sorted([*part[0], *part[1]]) == list(range(14))
+    assert len({tuple(orders[0][7 * epoch : 7 * epoch + 7]) for epoch in range(3)}) == 3
+    for done, (place, _) in enumerate(whole[1], 1):
+        again = walk(recipe, place, total=21, rank=1, world=2)
+        assert plain(again) == plain(whole[1][done:])
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,26 @@ def test_dtypes(kind: str, dtype: torch.dtype, way: str) -> None:
     assert min(part for name, part in hold.moved().items() if name != "conv.bias") > 0.5
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_of_eight_bits(dtype: torch.dtype) -> None:
+    """Nothing trains them yet, but they are held."""
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.randn(16, 16).to(dtype), requires_grad=False)
+    mask, frozen = torch.rand(16, 16) < 0.7, torch.rand(16, 16) < 0.5
+    bits = raw(model.weight)
+    bits[~mask] = 0
+    held = FrozenMask(model, {"weight": mask}, {"weight": mask & frozen})
+    assert torch.equal(raw(model.weight), bits)
+    model.weight.data.view(torch.uint8).bitwise_xor_(0xFF)
+    with pytest.raises(FrozenChanged):
+        held.check()
+    held.restore()
+    held.check()
+    free = mask & ~frozen
+    assert torch.equal(raw(model.weight), torch.where(free, ~bits, bits))
+
+
 @pytest.mark.parametrize("kind", ["sgd-momentum", "adamw"])
 @pytest.mark.parametrize("late", [False, True])
 def test_channels_last(kind: str, late: bool) -> None:

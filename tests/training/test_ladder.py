@@ -318,15 +318,26 @@ def test_a_level_begins_with_its_own_small_tensors_if_it_has_some() -> None:
 def test_shared_vectors_are_one_for_all_whatever_the_checkpoint_had(norm: str) -> None:
     """A checkpoint trained per level, trained again: the first level's vectors are for all."""
     found = ladder(TrainOptions(norm=norm))
-    for at, level in enumerate(found.nested.levels):
+    for at, level in enumerate(found.stages):
         found.nested.own[level] = {"3.bias": torch.full((4,), float(at))}
-    found.nested.own[DENSE] = {"3.bias": torch.full((4,), 9.0)}
     climb(found)
     assert "3.bias" not in {name for own in found.nested.own.values() for name in own}
 
 
+def test_shared_statistics_are_one_for_all_whatever_the_checkpoint_had() -> None:
+    found = ladder(TrainOptions(norm="shared"))
+    for at, level in enumerate(found.stages):
+        found.nested.own[level] = {"1.running_mean": torch.full((8,), float(at))}
+    for stage in range(3):
+        found.enter(stage)
+        if not stage:
+            write(found, stage)  # later on, norms estimate nothing
+        found.leave(stage)
+    assert found.nested.own == {level: {} for level in found.nested.levels}
+
+
 def test_shells_from_zero() -> None:
-    found = ladder(TrainOptions(init="zero"))
+    found = ladder(TrainOptions(init="zero", joint_epochs=0))
     values = {n: t.clone() for n, t in found.nested.values.items()}
     for stage in range(3):
         found.enter(stage)
@@ -342,7 +353,7 @@ def test_shells_from_zero() -> None:
 
 
 def test_shells_from_zero_leave_the_checkpoint_alone_until_they_are_done() -> None:
-    found = ladder(TrainOptions(init="zero"))
+    found = ladder(TrainOptions(init="zero", joint_epochs=0))
     before = {n: t.clone() for n, t in found.nested.values.items()}
     found.enter(0)
     found.leave(0)

@@ -67,7 +67,7 @@ def test_what_is_taken(given: dict[str, Any]) -> None:
 def test_the_fields_that_decide_the_bits() -> None:
     fields = TrainOptions(seed=3, lr=(0.1,)).as_fields()
     every = {field.name for field in dataclasses.fields(TrainOptions)}
-    assert every - fields.keys() == {"save_every", "compile"}
+    assert every - fields.keys() == {"save_every"}
     assert (fields["seed"], fields["lr"]) == (3, (0.1,))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import shutil
@@ -23,6 +24,7 @@ from elsa_cli.errors import (
     UsageError,
 )
 from elsa_cli.training.freeze import FrozenMask
+from elsa_cli.training.meter import Meter
 from elsa_cli.training.options import TrainOptions
 from elsa_cli.training.resume import Saves
 from elsa_cli.training.stepping import Setup
@@ -249,6 +251,22 @@ def test_two_runs_are_one(tmp_path: Path) -> None:
     assert not same(results[0]["value 0.weight"], results[2]["value 0.weight"])
 
 
+@pytest.mark.parametrize("norm", ["per-level", "shared"])
+def test_a_compiled_model_has_the_same_levels(
+    norm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a backend that leaves the arithmetic as it is."""
+    options: Options = {**SGD, "norm": norm, "joint_epochs": 0.5}
+    plain, _, _ = train(tmp_path, PLAIN, DATA, LOSS, **options)
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    setup, keep, _ = train(tmp_path, PLAIN, DATA, LOSS, compile=True, **options)
+    torch._dynamo.reset()
+    assert_same(result(setup), result(plain))
+    for level in setup.ladder.stages:
+        assert_same(setup.ladder.nested.state(level), keep.ends[str(level)])
+
+
 def test_weights_that_are_tied_are_trained(tmp_path: Path) -> None:
     """The checkpoint of a new model has them once, under the first name."""
     recipe = load_recipe(tmp_path, TIED, *WHOLE[1:])
@@ -346,6 +364,17 @@ def test_a_signal_ends_the_step_saves_and_goes_on(number: int, at: int, tmp_path
     assert signal.getsignal(number) is before
     again, _, _ = train(tmp_path, saves=saves, **SGD)
     assert_same(result(again), result(whole))
+
+
+def test_a_signal_that_another_process_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one stops too, and says by its exit code that a signal was the reason."""
+    fetch = Meter.fetch
+    monkeypatch.setattr(Meter, "fetch", lambda *args: (True, fetch(*args)[1]))
+    with pytest.raises(Interrupted, match=r"^interrupted after 1 of 9 steps$") as caught:
+        train(tmp_path, **SGD)
+    assert caught.value.exit_code in (130, 143)
 
 
 def test_a_signal_without_a_place_for_saves(tmp_path: Path) -> None:
