@@ -63,6 +63,7 @@ def draw_levels(path: str, report: EvaluateReport) -> None:
             axis.plot(places, values, marker="o", color="#1f6f8b")
             axis.set_xlabel(label)
             axis.grid(alpha=0.3)
+            axis.margins(x=0.14, y=0.2)  # room for the levels' names
             for row, x, y in zip(report.levels, places, values, strict=True):
                 axis.annotate(
                     str(row.level), (x, y), textcoords="offset points", xytext=(4, 6), fontsize=8

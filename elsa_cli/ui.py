@@ -109,7 +109,7 @@ class Screen:
     @contextlib.contextmanager
     def training_line(self) -> Iterator[TrainingLine]:
         """Give a line that says where a training is; it is drawn on a terminal only."""
-        line = TrainingLine(shown=self._draws())
+        line = TrainingLine(self, shown=self._draws())
         try:
             yield line
         finally:
@@ -131,8 +131,9 @@ class Screen:
 class TrainingLine:
     """One line that says where a training is, on a terminal only."""
 
-    def __init__(self, *, shown: bool) -> None:
+    def __init__(self, screen: Screen, *, shown: bool) -> None:
         """Draw nothing yet."""
+        self._screen = screen
         self._shown = shown
         self._drawn: Any = None
         self._task: Any = None
@@ -149,6 +150,13 @@ class TrainingLine:
         rate = (done - self._began[1]) / (now - self._began[0]) if now > self._began[0] else 0.0
         speed = f"{rate:.3g} steps/s" if rate else ""
         self._drawn.update(self._task, description=what, completed=done, total=total, speed=speed)
+
+    def note(self, text: str) -> None:
+        """Show a line of text, above the one that changes."""
+        if self._drawn is None:
+            self._screen.note(text)
+        else:
+            self._drawn.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _start(self, done: int) -> None:
         from rich.console import Console

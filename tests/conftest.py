@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import settings
+
+# The networks of the tests are too small for threads, which would wait for each other instead of
+# working where several tests run side by side. Before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples every time, and none fails for being slow.
 settings.register_profile("ci", derandomize=True, deadline=None, database=None, max_examples=60)

@@ -131,6 +131,35 @@ def test_the_bar_is_gone_after_an_error(
     assert text.rindex("\x1b[?25h") > text.rindex("sheep")
 
 
+def test_the_line_of_a_training(
+    terminal: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal[1])
+    with Screen().training_line() as line:
+        line.note("before")
+        line.update("level [0.9]", 1, 4)
+        line.note("[b]done[/b]")
+        line.update("level [0.9]", 2, 4)
+    text = seen(terminal)
+    assert "before\r\n" in text
+    assert "50 %" in text
+    assert "steps/s" in text
+    assert "[b]done[/b]" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("level")  # it is taken off the screen
+
+
+def test_the_line_of_a_training_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with Screen().training_line() as line:
+        line.update("level 0.9", 1, 4)
+        line.note("level 0.9: done")
+    assert stream.getvalue() == "level 0.9: done\n"
+    with Screen(quiet=True).training_line() as line:
+        line.note("nothing")
+    assert "nothing" not in stream.getvalue()
+
+
 def test_a_table_on_a_terminal_and_in_a_log(
     terminal: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from elsa_cli.commands._training import number
 from elsa_cli.errors import OutputError
 from elsa_cli.training.watching import PhaseReport, Tick, Watcher
-from elsa_cli.ui import Screen, TrainingLine
+from elsa_cli.ui import TrainingLine
 
 __all__ = ["ScreenWatcher"]
 
@@ -22,21 +22,17 @@ class ScreenWatcher(Watcher):
     after its last save are taken back when it goes on.
 
     Args:
-        screen: For the lines.
-        line: For the progress.
+        line: Where the training is, and what is said of it.
         log: The log's path, or None.
         log_every: Write a line after so many steps, too.
     """
 
-    def __init__(
-        self, screen: Screen, line: TrainingLine, log: str | None, log_every: int | None
-    ) -> None:
+    def __init__(self, line: TrainingLine, log: str | None, log_every: int | None) -> None:
         """Open the log.
 
         Raises:
             OutputError: It cannot be written.
         """
-        self._screen = screen
         self._line = line
         self._log_every = log_every
         self._metrics = ""
@@ -96,7 +92,7 @@ class ScreenWatcher(Watcher):
         self._metrics = "".join(f"  {k} {number(v)}" for k, v in report.metrics.items())
         name = "joint phase" if report.phase == "joint" else f"level {report.phase}"
         loss = "" if report.loss is None else f"  loss {number(report.loss)}"
-        self._screen.note(
+        self._line.note(
             f"{name}: {report.steps:,} steps in {report.seconds:.1f} s{loss}{self._metrics}"
         )
         fields = vars(report) | {"metrics": dict(report.metrics)}
@@ -104,7 +100,7 @@ class ScreenWatcher(Watcher):
 
     def noted(self, text: str) -> None:
         """Show a line."""
-        self._screen.note(text)
+        self._line.note(text)
 
     def __enter__(self) -> Self:
         """Return itself."""

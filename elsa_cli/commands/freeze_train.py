@@ -216,7 +216,7 @@ def command(
         ) as source,
         explained(screen),
         screen.training_line() as line,
-        ScreenWatcher(screen, line, log, log_every) as watcher,
+        ScreenWatcher(line, log, log_every) as watcher,
     ):
         if source is not None:
             output = default_output(output, source.named)

@@ -16,7 +16,7 @@ from rich.table import Table
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE.parent / "digits.py"
 LEVELS = ("0.9", "0.7", "0.5")
-EPOCHS = 20  # of each level
+EPOCHS = 20  # of each level, if not given
 THREADS = ("--threads", "1")  # the networks are too small for more
 
 
@@ -47,18 +47,18 @@ def measured(folder: Path, file: str) -> dict[str, dict[str, float]]:
     return {row["level"]: row | row["metrics"] for row in report["levels"]}
 
 
-def alone(folder: Path, level: str) -> float:
-    """Train a sparse network of its own for as many epochs; return its accuracy."""
+def alone(folder: Path, level: str, epochs: int) -> float:
+    """Train a sparse network of its own for so many epochs; return its accuracy."""
     elsa(
         folder,
         *("freeze-train", "model.safetensors", "--levels", level, "--recipe", str(RECIPE)),
-        *("--joint-epochs", "0", "--epochs", f"{EPOCHS},0", *THREADS, "-q"),
+        *("--joint-epochs", "0", "--epochs", f"{epochs},0", *THREADS, "-q"),
         *("-o", f"alone-{level}.elsa.safetensors"),
     )
     return measured(folder, f"alone-{level}.elsa.safetensors")[level]["accuracy"]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, epochs: int) -> None:
     """Run the commands in `folder` and draw the table."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("*.safetensors"), *folder.glob("*.resume")):
@@ -69,7 +69,7 @@ def main(folder: Path) -> None:
     elsa(
         folder,
         *("freeze-train", "model.elsa.safetensors", "--recipe", str(RECIPE)),
-        *("--epochs", str(EPOCHS), *THREADS, "-o", "trained.elsa.safetensors"),
+        *("--epochs", str(epochs), *THREADS, "-o", "trained.elsa.safetensors"),
     )
     zeroed = measured(folder, "model.elsa.safetensors")
     elsa(folder, "pack", "trained.elsa.safetensors")
@@ -82,10 +82,10 @@ def main(folder: Path) -> None:
     trained = measured(folder, "trained.packed.elsa.safetensors")
 
     print("\nBeside them, networks of their own, each trained as long as a level was:")
-    separate = {level: alone(folder, level) for level in LEVELS}
+    separate = {level: alone(folder, level, epochs) for level in LEVELS}
     train(
         folder,
-        *("--start", "model.safetensors", "--epochs", str(EPOCHS), "--lr", "0.001"),
+        *("--start", "model.safetensors", "--epochs", str(epochs), "--lr", "0.001"),
         *("--output", "alone-dense.safetensors"),
     )
     from accuracy import measure
@@ -130,4 +130,5 @@ def _show(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "build/demo"))
+    place, length = [*sys.argv[1:], *("build/demo", str(EPOCHS))[len(sys.argv) - 1 :]][:2]
+    main(Path(place), int(length))
