@@ -139,7 +139,7 @@ TASKS = {
             epochs=1,
             lr=2e-3,
             start_lr=2e-3,
-            settings={"steps": "60"},
+            settings={"steps": "200"},
         ),
     )
 }

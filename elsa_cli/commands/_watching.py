@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from elsa_cli.checkpoint.closing import Closing
 from elsa_cli.commands._training import number
 from elsa_cli.errors import OutputError
 from elsa_cli.training.watching import PhaseReport, Tick, Watcher
@@ -15,7 +15,7 @@ from elsa_cli.ui import TrainingLine
 __all__ = ["ScreenWatcher"]
 
 
-class ScreenWatcher(Watcher):
+class ScreenWatcher(Watcher, Closing):
     """Shows where a training is, a line for each level that is done, and writes a log.
 
     The log is a line of JSON for each epoch and each level; lines that an interrupted run wrote
@@ -102,16 +102,7 @@ class ScreenWatcher(Watcher):
         """Show a line."""
         self._line.note(text)
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Close the log."""
         if self._log is not None:
             self._log.close()
