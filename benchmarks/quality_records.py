@@ -141,11 +141,3 @@ class Records:
         """Return the mean of what is gained over something else, seed by seed."""
         ours, base = self.values(task, what, level), self.values(task, against, level)
         return Mean.of(sign * (ours[seed] - base[seed]) for seed in ours if seed in base)
-
-    def seconds(self, task: str, what: str) -> float | None:
-        """Return the mean time over the seeds."""
-        each: dict[int, float] = {}
-        for m in self.found:
-            if (m.task, m.what) == (task, what):
-                each[m.seed] = each.get(m.seed, 0.0) + m.seconds
-        return statistics.fmean(each.values()) if each else None
