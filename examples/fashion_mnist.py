@@ -11,7 +11,7 @@ Train the levels, then measure each of them:
         -o fashion.elsa.safetensors
     elsa evaluate fashion.elsa.safetensors --recipe examples/fashion_mnist.py
 
-Twelve seconds an epoch on one CPU core, about. `--set images=10000` trains on fewer images,
+`--set images=10000` trains on fewer images,
 `--set folder=...` reads the four `.gz` files from elsewhere.
 """
 

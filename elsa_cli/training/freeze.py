@@ -34,8 +34,8 @@ __all__ = ["FrozenMask"]
 class _Held:
     """The held weights of one parameter.
 
-    Everything is done on raw bits: AND and OR are exact for every value, NaN and -0.0 too, and on
-    a CPU several times as fast as `torch.where` with a mask of booleans.
+    Everything is done on raw bits: AND and OR with masks as wide as the weights are exact for
+    every value, NaN and -0.0 too. What they cost is in docs/step.md.
     """
 
     def __init__(self, name: str, parameter: nn.Parameter, train: Tensor, keep: Tensor) -> None:
