@@ -21,6 +21,7 @@ ElsaError                       exit 1
 │   ├── LevelNotStored          a level that the file does not hold
 │   ├── CutFile                 a packed file that ends before the level asked for
 │   ├── NonFinite               NaN or infinity among the weights to rank
+│   ├── Quantised               weights in a format that has to be dequantised first
 │   ├── NotABundle              checkpoints that are not levels of one dense network
 │   └── Misfit                  a checkpoint and a model that do not have the same tensors
 ├── OutputError                 a file that cannot be written
@@ -72,6 +73,7 @@ __all__ = [
     "OutputExists",
     "OverlappingTensors",
     "PeerLost",
+    "Quantised",
     "RecipeError",
     "ShapeMismatch",
     "TrailingBytes",
@@ -209,6 +211,10 @@ class CutFile(InputError):
 
 class NonFinite(InputError):
     """NaN or infinity among the weights to rank."""
+
+
+class Quantised(InputError):
+    """Weights in a format that has to be dequantised first."""
 
 
 class NotABundle(InputError):

@@ -18,7 +18,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Screen", "TrainingLine", "count", "highlight", "percent", "size"]
+__all__ = ["Screen", "TrainingLine", "count", "highlight", "listed", "percent", "size"]
 
 BAR_AFTER = 1.0  # seconds; shorter work shows no bar
 PLAIN_WIDTH = 200  # columns where there is no terminal, so that no name is cut off in a log
@@ -36,6 +36,12 @@ def size(nbytes: int) -> str:
 def count(number: int) -> str:
     """Return a number with separators."""
     return f"{number:,}"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names in a line, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {count(more)} more" if more > 0 else "")
 
 
 def highlight(text: str, colour: str) -> str:

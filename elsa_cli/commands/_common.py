@@ -7,20 +7,25 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from elsa_cli.errors import UsageError
-from elsa_cli.ui import Screen
+from elsa_cli.ui import Screen, count
+
+if TYPE_CHECKING:
+    from elsa_cli.operations.chosen import RoleRow
 
 __all__ = [
     "check_stream",
     "checkpoint_argument",
+    "choice_options",
     "default_output",
     "output_options",
     "run_options",
     "send",
+    "show_roles",
     "shown_options",
     "to_json",
 ]
@@ -79,6 +84,36 @@ def output_options(what: str) -> Callable[[F], F]:
     return add
 
 
+def choice_options(function: F) -> F:
+    """Add the options that say which tensors are pruned."""
+    for option in (
+        click.option(
+            "--role",
+            "roles",
+            multiple=True,
+            metavar="NAME=ROLE",
+            help="Say what tensors are, by a name or glob: 'decoder.*=head'. Only weights are "
+            "pruned. Roles are weight, embedding, head, router, norm, bias, position, constant, "
+            "codes, scale and other.",
+        ),
+        click.option(
+            "--exclude",
+            multiple=True,
+            metavar="NAME",
+            help="Leave these tensors dense, by a name or glob.",
+        ),
+        click.option(
+            "--include",
+            multiple=True,
+            metavar="NAME",
+            help="Prune these tensors instead of all weights. A glob takes matrices only; a name "
+            "written in full takes any float.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def check_stream(output: str | None, as_json: bool) -> None:
     """Refuse what would mix bytes into something else.
 
@@ -115,6 +150,15 @@ def send(screen: Screen, outputs: Sequence[str], payload: dict[str, Any] | None)
     for path in outputs:
         if path != "-":
             click.echo(os.fsencode(path))  # whatever bytes the name is made of
+
+
+def show_roles(screen: Screen, roles: Sequence[RoleRow]) -> None:
+    """Show what was left dense, a line a role."""
+    if roles:
+        screen.table(
+            ["left dense", "tensors", "parameters", "largest"],
+            [[row.role, count(row.tensors), count(row.parameters), row.example] for row in roles],
+        )
 
 
 def to_json(value: Any) -> Any:

@@ -9,9 +9,11 @@ import click
 from elsa_cli.commands._common import (
     check_stream,
     checkpoint_argument,
+    choice_options,
     default_output,
     output_options,
     send,
+    show_roles,
     shown_options,
     to_json,
 )
@@ -38,12 +40,7 @@ N = TypeVar("N", int, float)
     metavar="LEVELS",
     help="Sparsities, for a plain checkpoint or none: masks are chosen by magnitude first.",
 )
-@click.option(
-    "--include", multiple=True, metavar="GLOB", help="With --levels: prune these tensors only."
-)
-@click.option(
-    "--exclude", multiple=True, metavar="GLOB", help="With --levels: leave these tensors dense."
-)
+@choice_options
 @click.option(
     "--epochs",
     metavar="N[,N…]",
@@ -146,6 +143,7 @@ def command(
     levels: str | None,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    roles: tuple[str, ...],
     epochs: str | None,
     steps: str | None,
     lr: str | None,
@@ -227,6 +225,7 @@ def command(
             levels=levels,
             include=include,
             exclude=exclude,
+            roles=roles,
             settings=parse_pairs(settings),
             options=options,
             device=device,
@@ -268,4 +267,5 @@ def _show(screen: Screen, report: FreezeTrainReport) -> None:
         ]
         for row in report.levels
     ]
+    show_roles(screen, report.roles)
     screen.table(["level", "weights kept", "steps", "loss", *names, "time"], rows)

@@ -9,16 +9,18 @@ import click
 from elsa_cli.commands._common import (
     check_stream,
     checkpoint_argument,
+    choice_options,
     default_output,
     output_options,
     run_options,
     send,
+    show_roles,
     to_json,
 )
 from elsa_cli.commands._input import open_input
 from elsa_cli.settings import parse_pairs
 from elsa_cli.sparsifiers import methods
-from elsa_cli.ui import Screen, count, percent, size
+from elsa_cli.ui import Screen, count, listed, percent, size
 
 if TYPE_CHECKING:
     from elsa_cli.operations.sparsify import SparsifyReport
@@ -63,9 +65,32 @@ __all__ = ["command"]
     "0.5 keeps 2 of 4 and 0.75 keeps 1 of 4.",
 )
 @click.option(
-    "--include", multiple=True, metavar="GLOB", help="Prune these tensors, and no others."
+    "--group-dim",
+    "group_dims",
+    multiple=True,
+    metavar="[NAME=]DIM",
+    help="The dimension along which groups run, counted from 0, for all tensors or for those that "
+    "a name or glob matches.  [default: the input dimension, told by names, shapes and biases]",
 )
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these tensors dense.")
+@choice_options
+@click.option(
+    "--recipe",
+    metavar="FILE.py",
+    help="Build this recipe's model: its modules' classes tell what each tensor is.",
+)
+@click.option(
+    "--recipe-set",
+    "recipe_settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Setting of the recipe.",
+)
+@click.option(
+    "--no-config",
+    is_flag=True,
+    help="Do not use a config.json beside CHECKPOINT. Where transformers is installed, it tells "
+    "the modules' classes.",
+)
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random methods."
 )
@@ -91,8 +116,13 @@ def command(
     scope: str | None,
     distribution: str | None,
     group: int | None,
+    group_dims: tuple[str, ...],
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    roles: tuple[str, ...],
+    recipe: str | None,
+    recipe_settings: tuple[str, ...],
+    no_config: bool,
     seed: int,
     masks: str,
     allow_nonfinite: bool,
@@ -105,8 +135,9 @@ def command(
     """Choose nested masks for CHECKPOINT, a safetensors file.
 
     The masks of all levels are stored next to the untouched dense weights. Each level keeps
-    exactly round((1 - level) * weights) of the prunable weights: floats of two or more dimensions
-    that are not embeddings or heads. With --scope layer each layer's own share is rounded.
+    exactly round((1 - level) * weights) of the prunable weights: matrices and kernels of layers,
+    but no embeddings, heads, routers, norms, biases, positions or buffers. With --scope layer
+    each layer's own share is rounded.
 
     \b
     Example:
@@ -131,8 +162,13 @@ def command(
             scope=scope,
             distribution=distribution,
             group=group,
+            group_dims=group_dims,
             include=include,
             exclude=exclude,
+            roles=roles,
+            recipe=recipe,
+            recipe_settings=parse_pairs(recipe_settings),
+            config=not no_config,
             seed=seed,
             masks=masks,
             threads=threads,
@@ -149,18 +185,7 @@ def command(
 
 def _show(screen: Screen, report: SparsifyReport) -> None:
     if screen.verbose:
-        screen.table(
-            ["tensor", "shape", "dtype", *(f"kept at {level}" for level in report.levels)],
-            [
-                [
-                    t.name,
-                    "x".join(map(str, t.shape)),
-                    t.dtype,
-                    *(percent(kept / t.numel) for kept in t.kept),
-                ]
-                for t in report.tensors
-            ],
-        )
+        _show_tensors(screen, report)
     screen.table(
         ["level", "kept", "of prunable", "zeroed"],
         [
@@ -173,13 +198,50 @@ def _show(screen: Screen, report: SparsifyReport) -> None:
             for level, kept in zip(report.levels, report.kept, strict=True)
         ],
     )
+    show_roles(screen, report.roles)
     if report.skipped:
-        names = ", ".join(report.skipped[:3]) + (", …" if len(report.skipped) > 3 else "")
         screen.warn(
-            f"{len(report.skipped)} tensors stay dense, the groups do not fit them: {names}"
+            f"{count(len(report.skipped))} tensors stay dense, the groups do not fit their input "
+            f"dimension: {listed(report.skipped)}"
         )
+    for line in report.warnings:
+        screen.warn(line)
+    if report.told_by != "names":
+        screen.note(f"roles were told by {report.told_by}")
     verb = "would become" if report.output is None else "became"
     screen.note(
-        f"{count(report.prunable)} prunable weights in {len(report.tensors)} tensors; "
+        f"{count(report.prunable)} prunable weights in {count(len(report.tensors))} tensors; "
         f"{size(report.bytes_in)} {verb} {size(report.bytes_out)} (masks in the {report.masks})"
     )
+
+
+def _show_tensors(screen: Screen, report: SparsifyReport) -> None:
+    """Show a row a tensor: what each level keeps of it, its role, and what told that."""
+    grouped = any(t.group_dim is not None for t in report.tensors)
+    kept = [
+        [
+            t.name,
+            "x".join(map(str, t.shape)),
+            t.dtype,
+            *(percent(k / t.numel) for k in t.kept),
+            *([str(t.group_dim)] if grouped else []),
+            t.role,
+            t.reason,
+        ]
+        for t in report.tensors
+    ]
+    dense = [
+        [
+            t.name,
+            "x".join(map(str, t.shape)) or "0-d",
+            t.dtype,
+            *("dense" for _ in report.levels),
+            *([""] if grouped else []),
+            t.role,
+            t.reason,
+        ]
+        for t in report.left
+    ]
+    levels = [f"kept at {level}" for level in report.levels]
+    group = ["groups along"] if grouped else []
+    screen.table(["tensor", "shape", "dtype", *levels, *group, "role", "told by"], kept + dense)

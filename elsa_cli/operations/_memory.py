@@ -23,10 +23,14 @@ from elsa_cli.checkpoint.nesting import NestedWriter
 from elsa_cli.checkpoint.opening import open_nested, open_plain
 from elsa_cli.checkpoint.output import OutputFile
 from elsa_cli.checkpoint.work import Scratch, default_threads, run
-from elsa_cli.errors import ElsaError, UsageError
+from elsa_cli.errors import ElsaError, Quantised, UsageError
+from elsa_cli.operations.chosen import method_of
 from elsa_cli.operations.load import NestedCheckpoint
-from elsa_cli.selection.choice import Rule, choose
-from elsa_cli.selection.eligible import prunable_tensors
+from elsa_cli.selection.choice import Rule, Traits, choose
+from elsa_cli.selection.eligible import Eligible, Wanted, eligible_tensors
+from elsa_cli.selection.naming import Siblings
+from elsa_cli.selection.roles import Classes
+from elsa_cli.selection.rows import normed_dims
 from elsa_cli.sparsifiers import bind
 from elsa_cli.training.ladder import Nested
 from elsa_cli.training.tensors import State, dtype_of, from_bytes, to_bytes
@@ -54,6 +58,8 @@ class Source:
         method: How the masks were chosen, for the manifest.
         seed: Seed of that choice.
         masks: Where the masks go: `header`, `tensors` or `auto`.
+        traits: What is known of the prunable tensors, should masks be chosen again.
+        chosen: How the prunable tensors were chosen, and all tensors; None if they had masks.
     """
 
     nested: Nested
@@ -61,6 +67,8 @@ class Source:
     method: Mapping[str, Any]
     seed: int
     masks: str
+    traits: Traits
+    chosen: tuple[Eligible, Sequence[TensorInfo]] | None = None
 
     def chosen_by_magnitude(self) -> None:
         """Say in the manifest that the masks were chosen again, under the same rule."""
@@ -96,52 +104,66 @@ def from_nested(path: str | os.PathLike[str]) -> Source:
         if own:
             own[DENSE] = {name: values[name] for name in manifest.per_level}
         nested = Nested(manifest.levels, values, _shaped(owners, values), own)
-        return Source(nested, reader.metadata, manifest.method, manifest.seed, manifest.masks)
+        pruned = [reader.dense[entry.name] for entry in manifest.tensors]
+        dims = {t.name: 1 for t in pruned} | dict(manifest.method.get("group_dims", {}))
+        traits = Traits(dims, normed_dims(pruned, Siblings(reader.dense.values())))
+        return Source(
+            nested, reader.metadata, manifest.method, manifest.seed, manifest.masks, traits
+        )
 
 
 def from_plain(
     path: str | os.PathLike[str],
     levels: Sequence[Level],
-    include: Sequence[str],
-    exclude: Sequence[str],
+    wanted: Wanted | None = None,
+    classes: Classes | None = None,
 ) -> Source:
     """Read a plain checkpoint and choose nested masks by magnitude.
 
+    Args:
+        path: The file.
+        levels: Sparsest first.
+        wanted: What the user says of the choice.
+        classes: What the classes of the recipe's model tell of its tensors.
+
     Raises:
+        Quantised: Its weights are codes with scales, which cannot be trained as they are.
         InputError: It cannot be used.
         UsageError: Nothing in it is prunable.
     """
     with open_plain(path) as container:
-        tensors = prunable_tensors(container.tensors, include, exclude)
-        rule = Rule()
-        owners = _owners(container, tensors, levels, rule)
+        eligible = eligible_tensors(container, wanted, classes)
+        rule, traits = Rule(), Traits.of(eligible)
+        for name in traits.scales:
+            raise Quantised(
+                "is FP8 with a scale, which cannot be trained as it is",
+                file=container.path,
+                tensor=name,
+                hint="dequantise it first",
+            )
+        owners = _owners(container, eligible.tensors, levels, rule, traits)
         values = {
             t.name: from_bytes(np.frombuffer(container.read(t), np.uint8).copy(), t.dtype, t.shape)
             for t in container.tensors
         }
-        method: dict[str, Any] = {
-            "name": "magnitude",
-            "options": {},
-            "scope": rule.scope,
-            "distribution": rule.distribution,
-            "group": rule.group,
-        }
+        method = method_of("magnitude", {}, rule, eligible, traits)
         nested = Nested(tuple(levels), values, _shaped(owners, values))
-        return Source(nested, foreign(container.metadata), method, 0, "auto")
+        chosen = (eligible, container.tensors)
+        return Source(nested, foreign(container.metadata), method, 0, "auto", traits, chosen)
 
 
 def from_state(
     state: State,
     metadata: Mapping[str, str],
     levels: Sequence[Level],
-    include: Sequence[str],
-    exclude: Sequence[str],
+    wanted: Wanted | None = None,
+    classes: Classes | None = None,
 ) -> Source:
-    """Choose nested masks of tensors in memory by magnitude."""
+    """Choose nested masks of tensors in memory by magnitude; see `from_plain`."""
     with tempfile.TemporaryDirectory(prefix="elsa-") as folder:
         path = os.path.join(folder, "model.safetensors")
         save_file({n: t.contiguous() for n, t in state.items()}, path, dict(metadata))
-        return from_plain(path, levels, include, exclude)
+        return from_plain(path, levels, wanted, classes)
 
 
 def choose_again(source: Source) -> dict[str, Any]:
@@ -155,7 +177,7 @@ def choose_again(source: Source) -> dict[str, Any]:
         save_file(prunable, path)
         try:
             with open_plain(path) as container:
-                owners = _owners(container, container.tensors, nested.levels, rule)
+                owners = _owners(container, container.tensors, nested.levels, rule, source.traits)
         except ElsaError as error:
             raise error.renamed("the weights after the joint phase") from error
     source.chosen_by_magnitude()
@@ -163,14 +185,18 @@ def choose_again(source: Source) -> dict[str, Any]:
 
 
 def _owners(
-    container: Container, tensors: Sequence[TensorInfo], levels: Sequence[Level], rule: Rule
+    container: Container,
+    tensors: Sequence[TensorInfo],
+    levels: Sequence[Level],
+    rule: Rule,
+    traits: Traits,
 ) -> Owners:
     """Choose nested masks by magnitude; return the owning stage of each weight, flat."""
     if len(levels) > 250:
         raise UsageError(f"{len(levels)} levels are too many to train", hint="use 250 at most")
     scorer, _ = bind("magnitude", {}, 0)
     threads = default_threads()
-    choice = choose(container, tensors, levels, scorer, rule, threads)
+    choice = choose(container, tensors, levels, scorer, rule, threads, traits=traits)
     owners = {t.name: np.zeros(t.numel, np.uint8) for t in tensors}
 
     def work(item: Any, scratch: Scratch) -> None:

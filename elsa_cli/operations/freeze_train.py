@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elsa_cli.checkpoint.container import Container
 from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
+from elsa_cli.checkpoint.manifest import Entry
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.checkpoint.output import OutputFile, Policy
 from elsa_cli.errors import NothingToDo, UsageError
@@ -20,7 +21,12 @@ from elsa_cli.operations._memory import (
     from_state,
     write,
 )
+from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role, left_rows
 from elsa_cli.operations.paths import trained_path
+from elsa_cli.selection.concerns import concerns
+from elsa_cli.selection.eligible import Wanted
+from elsa_cli.selection.roles import Classes
+from elsa_cli.training.architecture import roles_of
 from elsa_cli.training.device import Device, pick_device, repeatable, threads_in_use
 from elsa_cli.training.distributed import Group
 from elsa_cli.training.ladder import Ladder
@@ -70,6 +76,9 @@ class FreezeTrainReport:
         levels: A row a level, sparsest first, dense last.
         per_level: Names of the tensors that differ by level.
         carried: Tensors of the checkpoint that the model lacks; they are as they were.
+        left: With masks that were chosen here, a row for each tensor that was left dense.
+        roles: What was left dense, a row a role.
+        warnings: What looks wrong with the choice, a line each.
         bytes_out: Size of the output; 0 in the processes that do not write.
     """
 
@@ -81,6 +90,9 @@ class FreezeTrainReport:
     levels: tuple[LevelRow, ...]
     per_level: tuple[str, ...]
     carried: tuple[str, ...]
+    left: tuple[LeftRow, ...]
+    roles: tuple[RoleRow, ...]
+    warnings: tuple[str, ...]
     bytes_out: int
 
 
@@ -92,6 +104,7 @@ def freeze_train(
     levels: str | Iterable[str | float | Level] | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    roles: Sequence[str] = (),
     settings: Mapping[str, str] | None = None,
     options: TrainOptions | None = None,
     device: str = "auto",
@@ -109,8 +122,9 @@ def freeze_train(
         recipe: A Python file; see docs/recipes.md.
         output: The file to write; by default NAME.trained.elsa.safetensors beside the input.
         levels: Sparsities in [0, 1), for a plain checkpoint or a new model.
-        include: Globs of the tensors to prune, with `levels`.
-        exclude: Globs of tensors to leave dense, with `levels`.
+        include: Names or globs of the tensors to prune, with `levels`; see `sparsify`.
+        exclude: Names or globs of tensors to leave dense, with `levels`.
+        roles: NAME=ROLE pairs, with `levels`; see `sparsify`.
         settings: Settings of the recipe, as text.
         options: How to train.
         device: `auto`, `cpu`, `cuda`, or any name of a torch device.
@@ -146,7 +160,10 @@ def freeze_train(
         loaded = Recipe(recipe, settings)
         seed_everything(seed_of(options.seed, "model"))
         network = Network(loaded.build_model(), place)
-        source = _source(checkpoint, network, levels, include, exclude)
+        source = _source(checkpoint, network, levels, Wanted(include, exclude, roles))
+        left, warnings = _choice_of(source)
+        for line in warnings:
+            watcher.noted(f"Warning: {line}")
         name = loaded.path if checkpoint is None else os.fspath(checkpoint)
         carried = network.match(source.nested.values, source.nested.owner, name)
         for tensor in carried:
@@ -172,15 +189,15 @@ def freeze_train(
                 saves.remove()
         group.barrier()
         group.close()
-    return _report(goes_to, source, reports, place, carried, size, writes=group.writes)
+    report = _report(goes_to, source, reports, place, carried, size, writes=group.writes)
+    return replace(report, left=left, roles=by_role(left), warnings=tuple(warnings))
 
 
 def _source(
     checkpoint: str | os.PathLike[str] | None,
     network: Network,
     levels: str | Iterable[str | float | Level] | None,
-    include: Sequence[str],
-    exclude: Sequence[str],
+    wanted_tensors: Wanted,
 ) -> Source:
     """Read the checkpoint, or take the new model's tensors; choose masks where there are none."""
     nested = False
@@ -189,9 +206,10 @@ def _source(
             nested = not isinstance(opened, Container)
     if nested:
         assert checkpoint is not None
-        if include or exclude:
+        if wanted_tensors != Wanted():
             raise UsageError(
-                "--include and --exclude choose what is sparsified first", hint="add --levels"
+                "--include, --exclude and --role choose what is sparsified first",
+                hint="add --levels",
             )
         if levels is not None:
             raise UsageError("has its levels already", file=checkpoint, hint="leave out --levels")
@@ -205,10 +223,26 @@ def _source(
     wanted = tuple(level for level in parse_levels(levels) if level != DENSE)
     if not wanted:
         raise NothingToDo("dense alone needs no mask", hint="give a level above 0, such as 0.9")
+    classes = Classes("the recipe's model", roles_of(network.model))
     if checkpoint is not None:
-        return from_plain(checkpoint, wanted, include, exclude)
+        return from_plain(checkpoint, wanted, wanted_tensors, classes)
     state, tied = network.fresh_state()
-    return from_state(state, tied, wanted, include, exclude)
+    return from_state(state, tied, wanted, wanted_tensors, classes)
+
+
+def _choice_of(source: Source) -> tuple[tuple[LeftRow, ...], list[str]]:
+    """Return what was left dense, and what looks wrong, if masks were chosen here."""
+    if source.chosen is None:
+        return (), []
+    eligible, tensors = source.chosen
+    nested = source.nested
+    stages = range(len(nested.levels))
+    entries = [
+        Entry(t.name, t.dtype, t.shape, tuple(int((owner <= k).sum()) for k in stages), "")
+        for t in eligible.tensors
+        for owner in (nested.owner[t.name],)
+    ]
+    return left_rows(eligible, tensors), concerns(nested.levels, entries, eligible)
 
 
 def _saves(
@@ -274,5 +308,8 @@ def _report(
         ),
         per_level=tuple(sorted({name for own in nested.own.values() for name in own})),
         carried=tuple(carried),
+        left=(),
+        roles=(),
+        warnings=(),
         bytes_out=size,
     )

@@ -21,9 +21,13 @@ from elsa_cli.checkpoint.opening import open_plain
 from elsa_cli.checkpoint.output import OutputFile, Policy
 from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run
 from elsa_cli.errors import NothingToDo, UsageError
+from elsa_cli.operations.architecture import classes_beside
+from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role, left_rows, method_of
 from elsa_cli.operations.paths import nested_path
-from elsa_cli.selection.choice import Choice, Rule, choose
-from elsa_cli.selection.eligible import prunable_tensors
+from elsa_cli.selection.choice import Choice, Rule, Traits, choose
+from elsa_cli.selection.concerns import concerns
+from elsa_cli.selection.eligible import Wanted, eligible_tensors
+from elsa_cli.selection.orientation import parse_dims
 from elsa_cli.selection.scan import Piece
 from elsa_cli.sparsifiers import bind
 
@@ -32,13 +36,27 @@ __all__ = ["SparsifyReport", "TensorRow", "sparsify"]
 
 @dataclass(frozen=True)
 class TensorRow:
-    """One prunable tensor: its kept weights at each level, sparsest first."""
+    """One prunable tensor.
+
+    Attributes:
+        name: Its name.
+        shape: Its shape.
+        dtype: Its dtype.
+        numel: Its weights.
+        kept: Kept weights at each level, sparsest first.
+        role: What it is; a weight, unless `include` named something else.
+        reason: What told the role.
+        group_dim: The dimension along which n:m groups run; None without a group.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     numel: int
     kept: tuple[int, ...]
+    role: str
+    reason: str
+    group_dim: int | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,10 @@ class SparsifyReport:
         kept: How many of them each level keeps.
         tensors: A row a prunable tensor, in the order of the file.
         skipped: Tensors left dense because groups do not fit their input dimension.
+        left: A row for each tensor that is dense at every level, with its role and the reason.
+        roles: What was left dense, a row a role.
+        told_by: What told the roles: `names`, or where the classes of modules were known from.
+        warnings: What looks wrong with the choice, a line each.
         masks: Where the masks are: `header` or `tensors`.
         bytes_in: Size of the input.
         bytes_out: Size of the output.
@@ -63,6 +85,10 @@ class SparsifyReport:
     kept: tuple[int, ...]
     tensors: tuple[TensorRow, ...]
     skipped: tuple[str, ...]
+    left: tuple[LeftRow, ...]
+    roles: tuple[RoleRow, ...]
+    told_by: str
+    warnings: tuple[str, ...]
     masks: str
     bytes_in: int
     bytes_out: int
@@ -78,8 +104,13 @@ def sparsify(
     scope: str | None = None,
     distribution: str | None = None,
     group: int | None = None,
+    group_dims: Sequence[str] = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    roles: Sequence[str] = (),
+    recipe: str | os.PathLike[str] | None = None,
+    recipe_settings: Mapping[str, str] | None = None,
+    config: bool = True,
     seed: int = 0,
     masks: str = "auto",
     threads: int | None = None,
@@ -100,8 +131,16 @@ def sparsify(
         scope: `global` (all weights compete) or `layer`.
         distribution: Density of each layer: `uniform` or `erk`; implies scope `layer`.
         group: Weights a group of an n:m pattern.
-        include: Globs of the tensors to prune, instead of the default choice.
-        exclude: Globs of tensors to leave dense.
+        group_dims: The dimension along which groups run, counted from 0: DIM for every tensor, or
+            NAME=DIM for those that a name or glob matches.
+        include: Names or globs of the tensors to prune, instead of all weights. A glob takes no
+            norms, biases and the like; a name written out takes any float.
+        exclude: Names or globs of tensors to leave dense.
+        roles: NAME=ROLE pairs, a name or glob and what those tensors are: `decoder.*=head`.
+        recipe: A recipe, whose model's classes tell the roles.
+        recipe_settings: Settings of the recipe, as text.
+        config: Use a `config.json` beside the checkpoint, if transformers is installed, to learn
+            the modules' classes.
         seed: For methods that draw random numbers.
         masks: Where the masks go: `header`, `tensors` or `auto`.
         threads: Number of threads; the bytes written do not depend on it.
@@ -127,11 +166,18 @@ def sparsify(
     if seed < 0:
         raise UsageError(f"seed {seed} is negative", hint="use 0 or more")
     rule = Rule.of(scope, distribution, group)
+    if group_dims and group is None:
+        raise UsageError("--group-dim says where groups run", hint="use it with --group")
+    given_dims = parse_dims(group_dims)
+    wanted_tensors = Wanted(include, exclude, roles)
     scorer, options = bind(method, settings or {}, seed)
     threads = threads or default_threads()
     with open_plain(checkpoint) as source:
-        eligible = prunable_tensors(source.tensors, include, exclude)
-        tensors = [t for t in eligible if rule.fits(t)]
+        classes = classes_beside(source, recipe, recipe_settings, config=config)
+        eligible = eligible_tensors(source, wanted_tensors, classes)
+        traits = Traits.of(eligible, given_dims, source.metadata)
+        tensors = [t for t in eligible.tensors if rule.fits(t, traits.dims)]
+        skipped = tuple(t.name for t in eligible.tensors if not rule.fits(t, traits.dims))
         if not tensors:
             raise NothingToDo(
                 f"no prunable tensor has an input dimension divisible by {group}", file=source.path
@@ -141,17 +187,11 @@ def sparsify(
         if not dry_run:
             policy.check(goes_to)
         progress(0, 3 * sum(t.nbytes for t in tensors))
-        choice = choose(source, tensors, wanted, scorer, rule, threads, progress)
+        choice = choose(source, tensors, wanted, scorer, rule, threads, progress, traits)
         draft = Manifest(
             levels=wanted,
             tensors=tuple(Entry(t.name, t.dtype, t.shape, (), "") for t in tensors),
-            method={
-                "name": method,
-                "options": options,
-                "scope": rule.scope,
-                "distribution": rule.distribution,
-                "group": rule.group,
-            },
+            method=method_of(method, options, rule, eligible, traits),
             seed=seed,
             masks=masks,
             mask_digests=(),
@@ -161,14 +201,32 @@ def sparsify(
             final, size = job.write(out, dry_run)
             if not dry_run:
                 out.commit()
-    rows = tuple(TensorRow(t.name, t.shape, t.dtype.name, t.numel, t.kept) for t in final.tensors)
+    told = eligible.roles.told
+    rows = tuple(
+        TensorRow(
+            name=t.name,
+            shape=t.shape,
+            dtype=t.dtype.name,
+            numel=t.numel,
+            kept=t.kept,
+            role=told[t.name].role,
+            reason=told[t.name].reason,
+            group_dim=None if group is None else traits.dims[t.name],
+        )
+        for t in final.tensors
+    )
+    left = left_rows(eligible, source.tensors, skipped)
     return SparsifyReport(
         output=None if dry_run else goes_to,
         levels=wanted,
         prunable=final.prunable,
         kept=tuple(final.kept(level) for level in wanted),
         tensors=rows,
-        skipped=tuple(t.name for t in eligible if not rule.fits(t)),
+        skipped=skipped,
+        left=left,
+        roles=by_role(left),
+        told_by=eligible.roles.source,
+        warnings=tuple(concerns(wanted, final.tensors, eligible)),
         masks=final.masks,
         bytes_in=os.path.getsize(checkpoint),
         bytes_out=size,

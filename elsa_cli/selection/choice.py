@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from elsa_cli.checkpoint.bitmask import Bools
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.dtypes import Bits
 from elsa_cli.checkpoint.level import Level
-from elsa_cli.checkpoint.work import Progress, Scratch, chunk_of, no_progress
+from elsa_cli.checkpoint.work import Progress, Scratch, chunk_of, no_progress, run
 from elsa_cli.errors import UsageError
 from elsa_cli.selection.density import DISTRIBUTIONS, layer_counts
+from elsa_cli.selection.eligible import Eligible
+from elsa_cli.selection.orientation import input_dims
 from elsa_cli.selection.pattern import fits_group, group_masks, group_step, keep_of
+from elsa_cli.selection.rows import normed_dims
+from elsa_cli.selection.scaled import Factors, Grid
 from elsa_cli.selection.scan import Piece, Scan, Scorer, positions_of
-from elsa_cli.selection.topk import Cut, cuts, kept_mask
+from elsa_cli.selection.topk import SAMPLE_FROM, Cut, cuts, kept_mask
 
-__all__ = ["Choice", "Rule", "choose"]
+__all__ = ["Choice", "Rule", "Traits", "choose"]
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,44 @@ class Rule:
             return Rule("layer", distribution or "uniform")
         return Rule()
 
-    def fits(self, tensor: TensorInfo) -> bool:
-        """Tell whether a tensor's shape suits the pattern."""
-        return self.group is None or fits_group(tensor.shape, self.group)
+    def fits(self, tensor: TensorInfo, dims: Mapping[str, int]) -> bool:
+        """Tell whether a tensor's shape suits the pattern; `dims` are the input dimensions."""
+        return self.group is None or fits_group(tensor.shape, self.group, dims[tensor.name])
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What has to be known of some tensors before their weights are compared.
+
+    Attributes:
+        dims: The input dimension of each tensor, for n:m patterns.
+        rows: Of vectors of a weight norm, the dimension whose rows must not lose all weights, or
+            None for one row of everything.
+        scales: Of FP8 codes, the tensor of their scales and how these lie over them.
+    """
+
+    dims: Mapping[str, int] = field(default_factory=dict)
+    rows: Mapping[str, int | None] = field(default_factory=dict)
+    scales: Mapping[str, tuple[TensorInfo, Grid]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        eligible: Eligible,
+        given_dims: Sequence[tuple[str, int]] = (),
+        metadata: Mapping[str, str] | None = None,
+    ) -> Traits:
+        """Return what is known of eligible tensors.
+
+        Raises:
+            UsageError: A dimension is given that does not exist.
+        """
+        roles, tensors = eligible.roles, eligible.tensors
+        names = {t.name for t in tensors}
+        return Traits(
+            input_dims(tensors, roles, given_dims, metadata),
+            normed_dims(tensors, roles.siblings),
+            {n: scale for n, scale in roles.quantised.scales.items() if n in names},
+        )
 
 
 @dataclass(frozen=True)
@@ -78,10 +117,17 @@ class _Part:
 class Choice:
     """The masks of all levels, made a piece at a time."""
 
-    def __init__(self, parts: Sequence[_Part], group: int | None, keep: Sequence[int]) -> None:
+    def __init__(
+        self,
+        parts: Sequence[_Part],
+        group: int | None = None,
+        dims: Mapping[str, int] | None = None,
+        keep: Sequence[int] = (),
+    ) -> None:
         """Keep the cuts, or the n:m pattern."""
         self._parts = parts
         self._group = group
+        self._dims = dims or {}
         self._keep = keep
 
     def pieces(self) -> Iterator[tuple[int, Piece]]:
@@ -109,8 +155,10 @@ class Choice:
         if finite:
             scan.check_finite(piece, scratch)
         if self._group is not None:
+            t = piece.tensor
+            dim = self._dims[t.name]
             yield from group_masks(
-                keys, piece.tensor.shape, self._group, self._keep, scan.position(piece)
+                keys, t.shape, self._group, dim, self._keep, scan.position(piece)
             )
         for cut in self._parts[part].cuts:
             yield kept_mask(scan, piece, keys, cut, scratch)
@@ -124,6 +172,7 @@ def choose(
     rule: Rule,
     threads: int,
     progress: Progress = no_progress,
+    traits: Traits | None = None,
 ) -> Choice:
     """Find what each level keeps.
 
@@ -135,27 +184,69 @@ def choose(
         rule: Scope, distribution, pattern.
         threads: Number of threads; the result does not depend on it.
         progress: Told of the bytes read.
+        traits: What is known of some tensors.
 
     Raises:
-        UsageError: A level does not suit the pattern.
+        UsageError: A level does not suit the pattern, or keeps fewer weights than there are rows
+            that have to keep one.
     """
+    traits = traits or Traits()
     first = positions_of(tensors)
+    by_name = {t.name: t for t in tensors}
+    factors = {
+        name: Factors(container, scale, by_name[name], grid)
+        for name, (scale, grid) in traits.scales.items()
+        if name in by_name
+    }
+
+    def scan_of(some: Sequence[TensorInfo], step: int | None = None) -> Scan:
+        return Scan(container, some, first, scorer, step, factors)
+
     if rule.group is not None:
+        dims = {t.name: traits.dims.get(t.name, 1) for t in tensors}
         keep = [keep_of(level, rule.group) for level in levels]
-        steps = [group_step(t.shape, rule.group, chunk_of(t.dtype.itemsize)) for t in tensors]
-        parts = [
-            _Part(Scan(container, [t], first, scorer, step), ())
-            for t, step in zip(tensors, steps, strict=True)
+        steps = [
+            group_step(t.shape, rule.group, dims[t.name], chunk_of(t.dtype.itemsize))
+            for t in tensors
         ]
-        return Choice(parts, rule.group, keep)
+        parts = [_Part(scan_of([t], step), ()) for t, step in zip(tensors, steps, strict=True)]
+        return Choice(parts, rule.group, dims, keep)
     if rule.distribution is None:
-        scan = Scan(container, tensors, first, scorer)
+        scan = scan_of(tensors)
         wanted = [level.kept(scan.numel) for level in levels]
-        return Choice([_Part(scan, cuts(scan, wanted, threads, progress))], None, ())
+        _protect(scan, traits.rows, levels, wanted)
+        return Choice([_Part(scan, cuts(scan, wanted, threads, progress))])
     shapes = [t.shape for t in tensors]
     counts = [layer_counts(rule.distribution, shapes, level) for level in levels]
-    parts = []
-    for t, per_level in zip(tensors, zip(*counts, strict=True), strict=True):
-        scan = Scan(container, [t], first, scorer)
-        parts.append(_Part(scan, cuts(scan, per_level, threads, progress)))
-    return Choice(parts, None, ())
+    layers = list(zip(tensors, zip(*counts, strict=True), strict=True))
+    found: list[_Part | None] = [None] * len(layers)
+
+    def cut(at: int, inner_threads: int) -> None:
+        t, kept = layers[at]
+        scan = scan_of([t])
+        _protect(scan, traits.rows, levels, kept)
+        found[at] = _Part(scan, cuts(scan, kept, inner_threads, progress))
+
+    # Large layers one after the other, each on all threads; small ones side by side.
+    small = [at for at, (t, _) in enumerate(layers) if t.numel < SAMPLE_FROM]
+    for at in sorted({*range(len(layers))} - {*small}):
+        cut(at, threads)
+    run(small, lambda at, _: cut(at, 1), lambda: None, threads)
+    return Choice([part for part in found if part is not None])
+
+
+def _protect(
+    scan: Scan, rows: Mapping[str, int | None], levels: Sequence[Level], wanted: Sequence[int]
+) -> None:
+    """Let rows keep a weight each, and refuse levels that keep fewer weights than that."""
+    if not rows or not any(t.name in rows for t in scan.tensors):
+        return
+    count = scan.find_champions(rows)
+    for level, want in zip(levels, wanted, strict=True):
+        if want < count:
+            raise UsageError(
+                f"level {level} keeps {want:,} weights, but weight norm has {count:,} rows that "
+                "have to keep one each",
+                tensor=next(t.name for t in scan.tensors if t.name in rows),
+                hint="take a lower level, or leave these tensors out with --exclude",
+            )

@@ -1,76 +1,159 @@
-"""Which tensors are prunable."""
+"""Which tensors are prunable: those whose role is weight, and what the user says of it."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 
-from elsa_cli.checkpoint.container import TensorInfo
-from elsa_cli.errors import UsageError
+from elsa_cli.checkpoint.container import Container, TensorInfo
+from elsa_cli.errors import Quantised, UsageError
+from elsa_cli.selection.naming import real_dims
+from elsa_cli.selection.roles import Classes, Roles, Told, matches, parse_roles, tell
+from elsa_cli.selection.rules import VERSION
 
-__all__ = ["DEFAULT_EXCLUDE", "prunable_tensors"]
+__all__ = ["Eligible", "Wanted", "eligible_tensors"]
 
-# Embeddings and heads are looked up or compared as a whole; scales belong to quantised weights.
-DEFAULT_EXCLUDE = (
-    "*embed*",
-    "*embd*",
-    "*wte*",
-    "*wpe*",
-    "*lm_head*",
-    "*relative_attention_bias*",
-    "shared.weight",
-    "*_scale",
-    "*.scale",
-    "*_scale_inv",
-)
+# What a glob of `include` can take: matrices that some networks are pruned by. The others are too
+# few, or break when they lose a value; one of them has to be named in full.
+CHOOSABLE = ("weight", "embedding", "head", "router", "position")
 
 
-def prunable_tensors(
-    tensors: Sequence[TensorInfo], include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> list[TensorInfo]:
-    """Return the tensors that take part, in the order given.
+@dataclass(frozen=True)
+class Wanted:
+    """What the user says of the choice; a pattern is a name written out, or else a glob.
 
-    By default those are the floating-point tensors of at least two dimensions whose name matches
-    none of DEFAULT_EXCLUDE. With `include`, they are the floating-point tensors that match one of
-    its globs, whatever their dimensions. `exclude` takes away from either.
+    Attributes:
+        include: Patterns of the tensors to prune, instead of all weights.
+        exclude: Patterns of tensors to leave dense.
+        roles: NAME=ROLE pairs; the last one that matches a name decides.
+    """
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    roles: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Eligible:
+    """What was chosen.
+
+    Attributes:
+        tensors: The prunable tensors, in the order of the file.
+        roles: What every tensor is.
+        taken: Those of the prunable tensors that are no weights by their role, but were included.
+    """
+
+    tensors: tuple[TensorInfo, ...]
+    roles: Roles
+    taken: tuple[str, ...]
+
+    def left(self) -> dict[str, Told]:
+        """Return what the other tensors are, by name."""
+        prunable = {t.name for t in self.tensors}
+        return {n: told for n, told in self.roles.told.items() if n not in prunable}
+
+    def recorded(self) -> dict[str, object]:
+        """Return what a manifest says of the roles."""
+        return {"rules": VERSION, "told_by": self.roles.source}
+
+
+def eligible_tensors(
+    container: Container, wanted: Wanted | None = None, classes: Classes | None = None
+) -> Eligible:
+    """Return the tensors that take part.
+
+    Those are the floats whose role is weight. With `include`, they are what its patterns match: of
+    a glob, the weights, embeddings, heads, routers and positions of two dimensions or more other
+    than 1; of a name written out, any float. `exclude` takes away from either.
+
+    Args:
+        container: The file.
+        wanted: What the user says.
+        classes: What the modules' classes tell of the tensors, if they are known.
 
     Raises:
-        UsageError: A glob matches no tensor, or `include` names one that cannot be pruned, or
+        UsageError: A pattern matches no tensor, `include` names one that cannot be pruned, or
             nothing is left.
+        Quantised: There are weights that have to be dequantised first.
     """
-    for option, globs in (("--include", include), ("--exclude", exclude)):
-        for glob in globs:
-            if not any(fnmatchcase(t.name, glob) for t in tensors):
+    wanted = wanted or Wanted()
+    for parameter, patterns in (("include", wanted.include), ("exclude", wanted.exclude)):
+        for pattern in patterns:
+            if not any(matches(t.name, pattern) for t in container.tensors):
                 raise UsageError(
-                    f"{option} {glob!r} matches no tensor",
+                    f"--{parameter} {pattern!r} matches no tensor",
                     hint="`elsa inspect` lists the names",
                 )
-    chosen = []
-    for t in tensors:
-        wanted = _matches(t.name, include) if include else _by_default(t)
-        if not wanted or not t.numel or _matches(t.name, exclude):
+    roles = tell(container, parse_roles(wanted.roles), classes)
+    _refuse_quantised(container, roles, wanted)
+    chosen, taken = [], []
+    for t in container.tensors:
+        told = roles.told[t.name]
+        if not t.numel or _any(t.name, wanted.exclude):
             continue
         if t.dtype.float_bits is None:
-            # A glob such as 'layer.*' may well cover a counter; a name written out is meant.
-            if t.name in include:
+            if t.name in wanted.include or (told.role == "weight"):
                 raise UsageError(f"{t.dtype.name} weights cannot be pruned", tensor=t.name)
+            continue
+        if wanted.include:
+            named = t.name in wanted.include
+            if not named and not (_any(t.name, wanted.include) and _choosable(t, told)):
+                continue
+            if told.role != "weight":
+                taken.append(t.name)
+        elif told.role != "weight":
             continue
         chosen.append(t)
     if not chosen:
-        raise UsageError(
-            "no tensor is prunable: none is a float of two or more dimensions, by name and options",
-            hint="choose some with --include; `elsa inspect` lists the names",
+        raise _nothing(container, roles, wanted)
+    return Eligible(tuple(chosen), roles, tuple(taken))
+
+
+def _any(name: str, patterns: Sequence[str]) -> bool:
+    return any(matches(name, pattern) for pattern in patterns)
+
+
+def _choosable(t: TensorInfo, told: Told) -> bool:
+    return told.role in CHOOSABLE and len(real_dims(t.shape)) >= 2
+
+
+def _refuse_quantised(container: Container, roles: Roles, wanted: Wanted) -> None:
+    """Raise Quantised unless what is quantised is left out knowingly."""
+    found = roles.quantised
+    hint = "dequantise it first, or choose other weights with --include"
+    for t in container.tensors:
+        if _any(t.name, wanted.exclude) or roles.told[t.name].reason == "as it was asked for":
+            continue
+        if t.name in found.codes and (not wanted.include or t.name in wanted.include):
+            raise Quantised(
+                f"is quantised ({found.formats[t.name]}): its codes cannot be ranked or zeroed",
+                file=container.path,
+                tensor=t.name,
+                hint=hint,
+            )
+        if t.name in found.unfit and (not wanted.include or _any(t.name, wanted.include)):
+            raise Quantised(
+                f"is FP8, and the shape of its scale {found.unfit[t.name]} does not fit it",
+                file=container.path,
+                tensor=t.name,
+                hint=hint,
+            )
+
+
+def _nothing(container: Container, roles: Roles, wanted: Wanted) -> Exception:
+    """Return the error for a choice that is empty: what there is, and what to do."""
+    counts = Counter(told.role for told in roles.told.values())
+    there = ", ".join(f"{n} {role}" for role, n in counts.most_common())
+    if wanted.include or wanted.exclude:
+        return UsageError(
+            "no tensor is left to prune: none that can be pruned is matched by --include and not "
+            "by --exclude",
+            hint="write a tensor's name in full to prune it whatever it is",
         )
-    return chosen
-
-
-def _matches(name: str, globs: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
-
-
-def _by_default(tensor: TensorInfo) -> bool:
-    return (
-        tensor.dtype.float_bits is not None
-        and len(tensor.shape) >= 2
-        and not _matches(tensor.name.lower(), DEFAULT_EXCLUDE)
+    return UsageError(
+        f"no tensor is prunable; by their roles the tensors are: {there or 'none'}",
+        file=container.path,
+        hint="name some with --include, or give them a role with --role NAME=weight; "
+        "`elsa inspect` lists names and roles",
     )

@@ -7,7 +7,7 @@ file is laid out. Ties are broken by a fixed hash of the position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.dtypes import DTYPES, Bits, DType
+from elsa_cli.checkpoint.floats import widen
 from elsa_cli.checkpoint.work import Scratch, chunk_of, spans
 from elsa_cli.errors import NonFinite
+from elsa_cli.selection.rows import Champions
+from elsa_cli.selection.scaled import Factors
 
 __all__ = ["Chunk", "Hashes", "Piece", "Scan", "Scorer", "position_hash", "positions_of"]
 
@@ -66,6 +69,7 @@ class Chunk:
         common: The dtype in which all tensors that are compared can be ranked.
         position: Position of the first weight among all prunable weights.
         scratch: Buffers to compute in.
+        factors: The scales of FP8 codes, or None.
     """
 
     name: str
@@ -76,53 +80,26 @@ class Chunk:
     common: DType
     position: int
     scratch: Scratch = field(repr=False)
+    factors: Factors | None = None
 
     def positions(self) -> Hashes:
         """Return the position of each weight, (count,) uint64."""
         return np.arange(self.position, self.position + self.bits.size, dtype=np.uint64)
 
     def magnitude(self) -> Bits:
-        """Return |w| as keys, (count,): the bits without sign, widened to the common dtype."""
+        """Return |w| as keys, (count,): the bits without sign, widened to the common dtype.
+
+        Codes with a scale become |code · scale| in float64, which holds the product exactly.
+        """
         own = self.scratch.array("magnitude", self.bits.size, self.bits.dtype)
         keys = self.dtype.magnitudes(self.bits, out=own)
-        return keys if self.dtype is self.common else _widen(keys, self.dtype, self.common)
+        if self.dtype is not self.common:
+            keys = widen(keys, self.dtype, self.common)
+        if self.factors is not None:
+            values = keys.view(np.float64)
+            values *= self.factors.take(self.start, self.bits.size)
+        return keys
 
-
-def _widen(keys: Bits, dtype: DType, common: DType) -> Bits:
-    """Return float bits without sign as bits of F32 or F64; exact, so order and ties stay."""
-    wide = keys
-    with np.errstate(invalid="ignore"):  # signalling NaNs become quiet ones, and stay the largest
-        if dtype.name == "BF16":
-            wide = keys.astype(np.uint32) << np.uint32(16)
-        elif dtype.itemsize == 1:
-            wide = _FLOAT8[dtype.name].take(keys)
-        elif dtype.name == "F16":
-            wide = keys.view(np.float16).astype(np.float32).view(np.uint32)
-        if common.name == "F64" and dtype.name != "F64":
-            wide = wide.view(np.float32).astype(np.float64).view(np.uint64)
-    return wide
-
-
-def _float8_table(exponent_bits: int, bias: int, infinity: int) -> Bits:
-    """Return the float32 bits of the magnitudes 0 … 128 of an 8-bit float."""
-    key = np.arange(129)
-    mantissa_bits = 7 - exponent_bits
-    mantissa = key & ((1 << mantissa_bits) - 1)
-    exponent = key >> mantissa_bits
-    fraction = np.where(exponent > 0, 1 + mantissa / (1 << mantissa_bits), 0.0)
-    fraction = np.where(exponent > 0, fraction, mantissa / (1 << mantissa_bits))
-    values = fraction * 2.0 ** (np.maximum(exponent, 1) - bias)
-    bits: Bits = values.astype(np.float32).view(np.uint32)
-    bits[infinity:] = 0x7F80_0000 + np.arange(key.size - infinity)
-    return bits
-
-
-_FLOAT8: dict[str, Bits] = {
-    "F8_E5M2": _float8_table(5, 15, 0x7C),
-    "F8_E4M3": _float8_table(4, 7, 0x7F),
-    "F8_E4M3FNUZ": _float8_table(4, 8, 0x80),
-    "F8_E5M2FNUZ": _float8_table(5, 16, 0x80),
-}
 
 # A scorer returns keys (unsigned integers) or scores (non-negative float32 or float64), (count,).
 Scorer = Callable[[Chunk], NDArray[Any]]
@@ -137,6 +114,7 @@ class Scan:
         first: Position of the first weight of each prunable tensor.
         scorer: The sparsifier.
         step: Weights a piece, a multiple of 8; by default what suits the dtype.
+        factors: The scales of FP8 codes, by the tensor's name.
     """
 
     def __init__(
@@ -146,6 +124,7 @@ class Scan:
         first: dict[str, int],
         scorer: Scorer,
         step: int | None = None,
+        factors: Mapping[str, Factors] | None = None,
     ) -> None:
         """Find the dtype in which all can be compared."""
         self.container = container
@@ -154,7 +133,9 @@ class Scan:
         self._first = first
         self._scorer = scorer
         self._step = step
-        names = {t.dtype.name for t in tensors}
+        self._factors = factors or {}
+        self.champions: dict[str, Champions] = {}
+        names = {"F64" if t.name in self._factors else t.dtype.name for t in tensors}
         wide = "F64" if "F64" in names else "F32"
         self._common = DTYPES[names.pop() if len(names) == 1 else wide]
 
@@ -181,13 +162,48 @@ class Scan:
         t = piece.tensor
         bits = self.bits(piece, scratch)
         chunk = Chunk(
-            t.name, t.shape, piece.start, bits, t.dtype, self._common, self.position(piece), scratch
+            t.name,
+            t.shape,
+            piece.start,
+            bits,
+            t.dtype,
+            self._common,
+            self.position(piece),
+            scratch,
+            self._factors.get(t.name),
         )
         scores = self._scorer(chunk)
         if scores.dtype.kind == "f":
             # Non-negative floats order as their bits do; + 0 turns -0.0 into +0.0.
             scores = (scores + scores.dtype.type(0)).view(f"u{scores.itemsize}")
-        return scores
+        champions = self.champions.get(t.name)
+        return scores if champions is None else champions.lift(piece.start, scores)
+
+    def find_champions(self, rows: Mapping[str, int | None]) -> int:
+        """Find the best weight of each row that has to keep one; return how many rows there are.
+
+        From then on these weights come first.
+
+        Args:
+            rows: By the tensor's name the dimension of its rows, or None for one row.
+        """
+        scratch = Scratch()
+        found: dict[str, Champions] = {}
+        for t in self.tensors:
+            if t.name not in rows:
+                continue
+            champions = found[t.name] = Champions(t.shape, rows[t.name])
+            for start, count in spans(t.numel, chunk_of(t.dtype.itemsize)):
+                piece = Piece(t, start, count)
+                position = np.uint64(self.position(piece))
+                champions.see(
+                    start,
+                    self.keys(piece, scratch),
+                    lambda where, first=position: position_hash(where.astype(np.uint64) + first),
+                )
+            champions.done()
+        self.champions = found
+        return sum(champions.count for champions in found.values())
 
     def check_finite(self, piece: Piece, scratch: Scratch) -> None:
         """Raise NonFinite if the piece just read has NaN or infinity among its weights."""

@@ -28,7 +28,7 @@ from elsa_cli.selection.scan import Hashes, Piece, Scan, position_hash
 __all__ = ["Cut", "cuts", "kept_mask"]
 
 REMEMBER = 1 << 24  # bins remembered over all threads and levels, 2 bytes each
-SAMPLE_FROM = 1 << 22  # weights; below, a sample saves nothing
+SAMPLE_FROM = 1 << 22  # weights; fewer are held at once
 SAMPLE = 1 << 21  # weights in a sample
 
 
@@ -60,6 +60,8 @@ def cuts(
         progress: Told of the bytes read.
     """
     top = _largest_key(scan)
+    if scan.numel < SAMPLE_FROM:
+        return _direct(scan, wanted, top, progress)
     brackets = _guess(scan, wanted, top, threads)
     for b in brackets:
         if b.want == 0:
@@ -71,6 +73,38 @@ def cuts(
         for k, bracket in enumerate(open_):
             narrow(bracket, [t[k] for t in tallies], top)
     return [b.cut for b in brackets if b.cut is not None]
+
+
+def _direct(scan: Scan, wanted: Sequence[int], top: int, progress: Progress) -> list[Cut]:
+    """Return the cuts of so few weights that all their keys can be held at once.
+
+    Example: of the keys 7 3 3 1 three are wanted. The third largest is 3, one key is above it, so
+    two of the tied ones are kept: the cut is (3, the second largest hash among them).
+    """
+    scratch = Scratch()
+    parts, positions = [], []
+    for piece in scan.pieces():
+        parts.append(scan.keys(piece, scratch).copy())
+        positions.append((scan.position(piece), piece.count))
+        progress(piece.count * piece.tensor.dtype.itemsize)
+    keys = np.concatenate(parts)
+    starts = np.cumsum([0, *(count for _, count in positions)])
+    found = []
+    for want in wanted:
+        if want in (0, keys.size):
+            found.append(Cut(0, 0) if want else Cut(top + 1, 0))
+            continue
+        key = np.partition(keys, keys.size - want)[keys.size - want]
+        ties = want - int(np.count_nonzero(keys > key))
+        tied = np.flatnonzero(keys == key)
+        if ties == tied.size:
+            found.append(Cut(int(key), 0))
+            continue
+        part = np.searchsorted(starts, tied, side="right") - 1
+        first = np.array([position for position, _ in positions], np.int64)
+        hashes = position_hash((first[part] + tied - starts[part]).astype(np.uint64))
+        found.append(Cut(int(key), int(np.partition(hashes, tied.size - ties)[tied.size - ties])))
+    return found
 
 
 def kept_mask(scan: Scan, piece: Piece, keys: Bits, cut: Cut, scratch: Scratch) -> Bools:
@@ -97,9 +131,7 @@ def _largest_key(scan: Scan) -> int:
 
 
 def _guess(scan: Scan, wanted: Sequence[int], top: int, threads: int) -> list[Bracket]:
-    """Bracket each cut by a sample, or by all keys if there are few weights."""
-    if scan.numel < SAMPLE_FROM:
-        return [Bracket(want, 0, top) for want in wanted]
+    """Bracket each cut by a sample."""
     share = -(-scan.numel // SAMPLE)
     shift = max(0, top.bit_length() - BIN_BITS)
 

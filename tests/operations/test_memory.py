@@ -25,6 +25,7 @@ from elsa_cli.operations._memory import (
     write,
 )
 from elsa_cli.operations.freeze_train import freeze_train
+from elsa_cli.selection.eligible import Wanted
 from elsa_cli.training.options import TrainOptions
 from elsa_cli.training.recipe import Recipe
 from elsa_cli.training.watching import PhaseReport, Watcher
@@ -125,7 +126,7 @@ def test_a_plain_file_is_what_is_not_nested(tmp_path: Path) -> None:
         from_nested(source)
     sparsify(source, TEXT, tmp_path / "nested")
     with pytest.raises(AlreadyNested):
-        from_plain(tmp_path / "nested", STAGES, (), ())
+        from_plain(tmp_path / "nested", STAGES)
 
 
 def test_a_packed_file_that_is_cut(tmp_path: Path) -> None:
@@ -149,20 +150,20 @@ def test_a_plain_file_is_chosen_as_sparsify_does(
     """The same bytes, manifest and all."""
     path = plain(tmp_path, kind)
     sparsify(path, TEXT, tmp_path / "wanted", include=include, exclude=exclude)
-    store(from_plain(path, STAGES, include, exclude), tmp_path / "found")
+    store(from_plain(path, STAGES, Wanted(include, exclude)), tmp_path / "found")
     assert (tmp_path / "found").read_bytes() == (tmp_path / "wanted").read_bytes()
 
 
 def test_a_state_is_chosen_as_a_file(tmp_path: Path) -> None:
     """Also where it is laid out otherwise in memory."""
     path = plain(tmp_path)
-    wanted = from_plain(path, STAGES, (), ())
+    wanted = from_plain(path, STAGES)
     state = dict(wanted.nested.values)
     name = "F32.conv.weight"
     state[name] = state[name].to(memory_format=torch.channels_last)
     state["F32.fc.weight"] = state["F32.fc.weight"].t().contiguous().t()
     before = set(Path(tempfile.gettempdir()).glob("elsa-*"))
-    found = from_state(state, {"tied": "first"}, STAGES, (), ())
+    found = from_state(state, {"tied": "first"}, STAGES)
     assert set(Path(tempfile.gettempdir()).glob("elsa-*")) <= before
     assert_same(found.nested.owner, wanted.nested.owner)
     assert_same(found.nested.values, wanted.nested.values)
@@ -172,21 +173,21 @@ def test_a_state_is_chosen_as_a_file(tmp_path: Path) -> None:
 
 def test_nothing_to_choose_from() -> None:
     with pytest.raises(UsageError, match="prunable"):
-        from_state({"bias": torch.ones(4)}, {}, STAGES, (), ())
+        from_state({"bias": torch.ones(4)}, {}, STAGES)
 
 
 def test_weights_that_are_not_finite(tmp_path: Path) -> None:
     state = {"good": torch.ones(8, 8), "bad": torch.full((8, 8), float("nan"))}
     with pytest.raises(NonFinite) as caught:
-        from_state(state, {}, STAGES, (), ())
+        from_state(state, {}, STAGES)
     assert caught.value.tensor == "bad"
 
 
 def test_too_many_levels() -> None:
     levels = parse_levels([str(n / 1000) for n in range(1, 252)])
     with pytest.raises(UsageError, match=r"^251 levels are too many to train; use 250 at most"):
-        from_state({"w": torch.randn(40, 40)}, {}, levels, (), ())
-    source = from_state({"w": torch.randn(40, 40)}, {}, levels[:250], (), ())
+        from_state({"w": torch.randn(40, 40)}, {}, levels)
+    source = from_state({"w": torch.randn(40, 40)}, {}, levels[:250])
     assert source.nested.owner["w"].max() == 250
 
 
@@ -221,7 +222,7 @@ def test_masks_are_chosen_again_under_their_rule(
 
 
 def test_an_error_in_choosing_again_says_which_weights() -> None:
-    source = from_state({"w": torch.randn(16, 16)}, {}, STAGES, (), ())
+    source = from_state({"w": torch.randn(16, 16)}, {}, STAGES)
     source.nested.values["w"][3, 3] = float("inf")
     with pytest.raises(NonFinite, match=r"^the weights after the joint phase: w: "):
         choose_again(source)
@@ -245,7 +246,7 @@ def test_writing_gives_the_bytes_that_were_read(kind: str, masks: str, tmp_path:
 
 
 def test_weights_masks_and_per_level_tensors_come_back(tmp_path: Path) -> None:
-    source = from_plain(plain(tmp_path), STAGES, (), ())
+    source = from_plain(plain(tmp_path), STAGES)
     fresh(source)
     own_tensors(source)
     nested = source.nested
@@ -272,7 +273,7 @@ def test_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     found = []
     for threads in (1, 3):
         monkeypatch.setattr("elsa_cli.operations._memory.default_threads", lambda n=threads: n)
-        store(from_plain(path, STAGES, (), ()), tmp_path / "out")
+        store(from_plain(path, STAGES), tmp_path / "out")
         found.append((tmp_path / "out").read_bytes())
     assert found[0] == found[1]
 
@@ -282,8 +283,7 @@ def test_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_digest_is_the_same_for_the_same() -> None:
     first, second = (
-        from_state({"w": torch.ones(8, 8) * 2, "b": torch.ones(3)}, {}, STAGES, (), ())
-        for _ in range(2)
+        from_state({"w": torch.ones(8, 8) * 2, "b": torch.ones(3)}, {}, STAGES) for _ in range(2)
     )
     assert digest_of(first.nested) == digest_of(second.nested)
     assert len(digest_of(first.nested)) == 16
@@ -293,7 +293,7 @@ def test_a_digest_is_the_same_for_the_same() -> None:
 def test_a_digest_sees_every_bit(what: str) -> None:
     torch.manual_seed(0)
     state = {"w": torch.randn(8, 8), "b": torch.zeros(3)}
-    nested = from_state(state, {}, STAGES, (), ()).nested
+    nested = from_state(state, {}, STAGES).nested
     nested.own = {level: {"b": torch.zeros(3)} for level in STAGES}
     before = digest_of(nested)
     if what == "value":

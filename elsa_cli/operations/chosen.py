@@ -1,0 +1,113 @@
+"""What a report says of the tensors that were left dense, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from elsa_cli.checkpoint.container import TensorInfo
+from elsa_cli.selection.choice import Rule, Traits
+from elsa_cli.selection.eligible import Eligible
+from elsa_cli.selection.rules import ROLES
+
+__all__ = ["LeftRow", "RoleRow", "by_role", "left_rows", "method_of"]
+
+
+@dataclass(frozen=True)
+class LeftRow:
+    """One tensor that is dense at every level.
+
+    Attributes:
+        name: Its name.
+        shape: Its shape.
+        dtype: Its dtype.
+        numel: Its elements.
+        role: What it is, a key of `elsa_cli.selection.rules.ROLES`.
+        reason: What told the role, or what else keeps it dense.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    numel: int
+    role: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RoleRow:
+    """What was left dense, by role.
+
+    Attributes:
+        role: The role.
+        tensors: Number of tensors.
+        parameters: Their elements.
+        example: The name of the largest one.
+    """
+
+    role: str
+    tensors: int
+    parameters: int
+    example: str
+
+
+def method_of(
+    name: str, options: Mapping[str, Any], rule: Rule, eligible: Eligible, traits: Traits
+) -> dict[str, Any]:
+    """Return what a manifest says of how masks were chosen.
+
+    Args:
+        name: The sparsifier's name.
+        options: Its options.
+        rule: Scope, distribution, pattern.
+        eligible: What was chosen.
+        traits: Its input dimensions; those other than 1 are written down, for n:m patterns.
+    """
+    found: dict[str, Any] = {
+        "name": name,
+        "options": dict(options),
+        "scope": rule.scope,
+        "distribution": rule.distribution,
+        "group": rule.group,
+        "roles": eligible.recorded(),
+    }
+    if rule.group is not None:
+        fits = [t.name for t in eligible.tensors if rule.fits(t, traits.dims)]
+        found["group_dims"] = {n: traits.dims[n] for n in fits if traits.dims[n] != 1}
+    return found
+
+
+def left_rows(
+    eligible: Eligible, tensors: Sequence[TensorInfo], skipped: Sequence[str] = ()
+) -> tuple[LeftRow, ...]:
+    """Return a row for each tensor that is not pruned.
+
+    Args:
+        eligible: What was chosen.
+        tensors: All tensors of the file.
+        skipped: Weights that n:m groups do not fit.
+    """
+    infos = {t.name: t for t in tensors}
+    left = [(name, told.role, told.reason) for name, told in eligible.left().items()]
+    left = [
+        (name, role, reason if role != "weight" else "left out by the options")
+        for name, role, reason in left
+    ]
+    told = eligible.roles.told
+    left += [(n, told[n].role, "the groups do not fit its input dimension") for n in skipped]
+    return tuple(
+        LeftRow(n, infos[n].shape, infos[n].dtype.name, infos[n].numel, role, reason)
+        for n, role, reason in left
+    )
+
+
+def by_role(left: Sequence[LeftRow]) -> tuple[RoleRow, ...]:
+    """Return a row a role, in the order of `ROLES`."""
+    rows = []
+    for role in ROLES:
+        own = [row for row in left if row.role == role]
+        if own:
+            largest = max(own, key=lambda row: row.numel)
+            rows.append(RoleRow(role, len(own), sum(r.numel for r in own), largest.name))
+    return tuple(rows)

@@ -1,0 +1,72 @@
+"""What a user should know of a choice of masks: levels and tensors that ended up strangely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from elsa_cli.checkpoint.level import Level
+from elsa_cli.checkpoint.manifest import Entry
+from elsa_cli.selection.eligible import Eligible
+
+__all__ = ["concerns", "listed"]
+
+SHOWN = 3  # names in a line
+SHARE = 3  # times a tensor's share of the weights that its share of what is kept is too much
+PART = 0.1  # of what a level keeps: below, no tensor is too much
+
+
+def listed(names: Sequence[str], shown: int = SHOWN) -> str:
+    """Return the first names in a line, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def concerns(levels: Sequence[Level], entries: Sequence[Entry], eligible: Eligible) -> list[str]:
+    """Return warnings, a line each, that name levels and tensors.
+
+    Args:
+        levels: Sparsest first.
+        entries: The prunable tensors with their kept counts.
+        eligible: How they were chosen.
+    """
+    found = [*_unknown(eligible), *_taken(eligible)]
+    total = sum(t.numel for t in entries)
+    for k, level in enumerate(levels):
+        kept = sum(t.kept[k] for t in entries)
+        if not kept:
+            found.append(f"level {level} keeps nothing of any tensor")
+            continue
+        dead = [t.name for t in entries if t.numel and not t.kept[k]]
+        if dead:
+            found.append(
+                f"level {level} keeps nothing of {len(dead):,} tensors: {listed(dead)}; "
+                "--scope layer gives each its share"
+            )
+        for t in entries:
+            part = t.kept[k] / kept
+            if part > PART and part > SHARE * t.numel / total:
+                found.append(
+                    f"level {level} keeps far more of one tensor than its share: {t.name} has "
+                    f"{100 * part:.0f} % of what is kept and {100 * t.numel / total:.0f} % of the "
+                    "weights; is it a weight? --exclude leaves it dense"
+                )
+    return found
+
+
+def _unknown(eligible: Eligible) -> list[str]:
+    told = eligible.roles.told
+    names = [t.name for t in eligible.tensors if not told[t.name].known]
+    if not names:
+        return []
+    return [
+        f"{len(names):,} tensors are taken for weights though no rule knows their names: "
+        f"{listed(names)}; --exclude leaves them dense"
+    ]
+
+
+def _taken(eligible: Eligible) -> list[str]:
+    if not eligible.taken:
+        return []
+    told = eligible.roles.told
+    names = [f"{name} ({told[name].role})" for name in eligible.taken]
+    return [f"--include takes {len(names):,} tensors that are no weights: {listed(names)}"]

@@ -1,0 +1,156 @@
+"""Along which dimension the inputs of a weight lie, which is where n:m groups run.
+
+It is the second one for linear layers and convolutions, (out, in, ...). Others differ: Conv1D of
+GPT-2 and kernels of Flax are (in, out), transposed convolutions (in, out, ...), convolutions of MLX
+(out, ..., in), fused experts (experts, out, in) or (experts, in, out).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from elsa_cli.checkpoint.container import TensorInfo
+from elsa_cli.errors import UsageError
+from elsa_cli.selection.naming import Name, Siblings
+from elsa_cli.selection.roles import Roles, matches
+
+__all__ = ["input_dims", "parse_dims"]
+
+CONV1D = re.compile(r"c_attn|c_proj|c_fc|q_attn")  # GPT-2's names; nanoGPT has linear layers there
+TRANSPOSED = re.compile(
+    r"(?:.*_)?(?:deconv|conv_transpose.*|convtranspose.*|transposed?|conv_t|trans_conv|convt|tconv"
+    r"|upscaling|output_upscaling)(?:_.*)?"
+)
+# These names are transposed convolutions where the kernel is even, as upsampling by 2 needs.
+UPSAMPLING = re.compile(r"(?:.*_)?(?:up|ups|upsample|upsampler|upsampling|upconv|up_?sample.*)")
+EXPERTS = re.compile(r"(?:.*_)?(?:proj|gate_up|up_gate|linear|weight|w)")
+
+
+def parse_dims(pairs: Sequence[str]) -> list[tuple[str, int]]:
+    """Read DIM or NAME=DIM; DIM alone is for every tensor.
+
+    Raises:
+        UsageError: Not such a pair.
+    """
+    parsed = []
+    for pair in pairs:
+        pattern, equals, dim = pair.rpartition("=")
+        try:
+            parsed.append((pattern if equals else "*", int(dim)))
+        except ValueError:
+            raise UsageError(
+                f"{pair!r} is neither a dimension nor NAME=DIMENSION",
+                hint="such as 0, or 'h.*.mlp.*=0'",
+            ) from None
+    return parsed
+
+
+def input_dims(
+    tensors: Sequence[TensorInfo],
+    roles: Roles,
+    given: Sequence[tuple[str, int]] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> dict[str, int]:
+    """Return the input dimension of each tensor, counted from 0.
+
+    Args:
+        tensors: The prunable tensors.
+        roles: What the file's tensors are.
+        given: Pairs of a pattern and a dimension, negative ones counted from the end; the last one
+            that matches decides.
+        metadata: The file's metadata, which names the layout of MLX.
+
+    Raises:
+        UsageError: A pattern matches no tensor, or a tensor has no such dimension.
+    """
+    for pattern, _ in given:
+        if not any(matches(t.name, pattern) for t in tensors):
+            raise UsageError(
+                f"the group dimension of {pattern!r} is given, which matches no prunable tensor",
+                hint="`elsa inspect` lists the names",
+            )
+    mlx = (metadata or {}).get("format") == "mlx"
+    gpt2 = _is_gpt2(tensors, roles.siblings)
+    dims = {}
+    for t in tensors:
+        own = [dim for pattern, dim in given if matches(t.name, pattern)]
+        if own:
+            if not -len(t.shape) <= own[-1] < len(t.shape):
+                raise UsageError(
+                    f"has no dimension {own[-1]}, its shape is {list(t.shape)}", tensor=t.name
+                )
+            dims[t.name] = own[-1] % len(t.shape)
+            continue
+        told = roles.told[t.name].input_dim
+        if told is not None:
+            dims[t.name] = told
+        else:
+            dims[t.name] = _by_name(t, roles.siblings.names[t.name], roles.siblings, mlx, gpt2)
+    return dims
+
+
+def _by_name(t: TensorInfo, name: Name, siblings: Siblings, mlx: bool, gpt2: bool) -> int:
+    if len(t.shape) < 2:
+        return 0
+    if name.leaf.endswith("kernel"):  # Flax, Keras: (..., in, out)
+        return len(t.shape) - 2
+    if mlx and len(t.shape) > 2:
+        return len(t.shape) - 1
+    bias = siblings.bias_of(t)
+    outputs = bias.shape[-1] if bias is not None and bias.shape else None
+    if len(t.shape) == 2:
+        if CONV1D.fullmatch(name.module) and gpt2:
+            return 0
+        # A bias has as many values as a layer has outputs, so it tells (in, out) from (out, in).
+        return 0 if outputs is not None and t.shape[0] != outputs == t.shape[1] else 1
+    if len(t.shape) == 3 and _fused(name):
+        return _of_experts(t, name, siblings, outputs)
+    if outputs is not None and t.shape[0] != outputs == t.shape[1]:
+        return 0  # a transposed convolution
+    even = all(size % 2 == 0 for size in t.shape[2:])
+    if TRANSPOSED.fullmatch(name.module) or (even and UPSAMPLING.fullmatch(name.module)):
+        return 0
+    return 1
+
+
+def _is_gpt2(tensors: Sequence[TensorInfo], siblings: Siblings) -> bool:
+    """Tell whether layers with GPT-2's names are its Conv1D, (in, out), and not linear layers.
+
+    `c_attn` and `c_fc` widen: as Conv1D they have more columns than rows.
+    """
+    votes = 0
+    for t in tensors:
+        if len(t.shape) == 2 and siblings.names[t.name].module in ("c_attn", "c_fc"):
+            votes += (t.shape[1] > t.shape[0]) - (t.shape[1] < t.shape[0])
+    return votes > 0
+
+
+def _fused(name: Name) -> bool:
+    """Tell whether a tensor of three dimensions holds the matrices of several experts."""
+    experts = ("experts", "expert", "local_experts", "routed_experts", "moe")
+    near = (name.module, *name.above[:2])
+    return any(part in experts for part in near) and EXPERTS.fullmatch(name.leaf) is not None
+
+
+def _of_experts(t: TensorInfo, name: Name, siblings: Siblings, outputs: int | None) -> int:
+    """Tell (experts, in, out) from (experts, out, in).
+
+    The bias has the outputs; else `gate_up_proj` (E, a, b) and `down_proj` (E, c, d) do: what goes
+    into the one comes out of the other. As (out, in), b = c; as (in, out), a = d.
+    """
+    if outputs is not None and t.shape[1] != t.shape[2]:
+        return 1 if outputs == t.shape[2] else 2
+    pair: dict[str, TensorInfo] = {}
+    for other in siblings.beside(t).values():
+        if len(other.shape) == 3:
+            leaf = siblings.names[other.name].leaf
+            kind = "down" if re.search(r"down|w2|out|wo", leaf) else "up"
+            pair.setdefault(kind, other)
+    if len(pair) == 2:
+        (_, a, b), (_, c, d) = pair["up"].shape, pair["down"].shape
+        # a against d as well: gate and up together have twice the width that goes down.
+        as_rows, as_columns = b == c and a in (d, 2 * d), a == d and b in (c, 2 * c)
+        if as_columns and not as_rows:
+            return 1
+    return 2

@@ -1,0 +1,242 @@
+"""What each tensor of a checkpoint is: its role, and the reason for it.
+
+The first of these that knows decides: what the user says, what stands beside it if it is quantised,
+the class of its module, its name and shape, and for what these take for a weight, its values. Only
+weights are prunable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+from elsa_cli.checkpoint.container import Container, TensorInfo
+from elsa_cli.errors import UsageError
+from elsa_cli.selection.naming import Name, Siblings, real_dims
+from elsa_cli.selection.quantised import Found, find_quantised
+from elsa_cli.selection.rules import ROLES, RULES, Test
+from elsa_cli.selection.values import computed, equal
+
+__all__ = ["Classes", "Roles", "Told", "by_name", "matches", "parse_roles", "tell"]
+
+NAMED_FROM = 4096  # elements; below, a weight's name is believed without a look at its values
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a tensor is.
+
+    Attributes:
+        role: A key of `rules.ROLES`.
+        reason: What told it, in a few words.
+        known: Whether a rule knew it; False for a weight that is one by its shape alone.
+        input_dim: The dimension along which a weight's inputs lie, if its module's class told it.
+    """
+
+    role: str
+    reason: str
+    known: bool = True
+    input_dim: int | None = None
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the modules' classes tell of tensors, where they are known.
+
+    Attributes:
+        source: Where they are known from, such as `the recipe's model`.
+        told: What each tensor is, by name; not every tensor has to be there.
+    """
+
+    source: str
+    told: Mapping[str, Told]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What every tensor of a file is.
+
+    Attributes:
+        told: By name, in the order of the file.
+        quantised: Codes and scales.
+        siblings: The tensors by name and module.
+        source: What told the roles: `names`, or where the classes of modules were known from.
+    """
+
+    told: Mapping[str, Told]
+    quantised: Found
+    siblings: Siblings
+    source: str = field(default="names")
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Tell whether a pattern means a name: as it is written, or else as a glob.
+
+    A name may itself hold `[`, `*` or `?`.
+    """
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def parse_roles(pairs: Iterable[str]) -> list[tuple[str, str]]:
+    """Read NAME=ROLE pairs; a name may hold `=` itself, a role never does.
+
+    Raises:
+        UsageError: Not such a pair, or there is no such role.
+    """
+    parsed = []
+    for pair in pairs:
+        pattern, equals, role = pair.rpartition("=")
+        if not equals or not pattern:
+            raise UsageError(f"{pair!r} is not NAME=ROLE", hint="such as 'decoder.*=head'")
+        if role not in ROLES:
+            raise UsageError(f"there is no role {role!r}", hint=f"roles are {', '.join(ROLES)}")
+        parsed.append((pattern, role))
+    return parsed
+
+
+def tell(
+    container: Container,
+    overrides: Sequence[tuple[str, str]] = (),
+    classes: Classes | None = None,
+    *,
+    look: bool = True,
+) -> Roles:
+    """Tell the role of every tensor.
+
+    Args:
+        container: The file.
+        overrides: Pairs of a pattern and a role; the last one that matches a name decides.
+        classes: What the modules' classes tell, if they are known.
+        look: Whether values may be read.
+
+    Raises:
+        UsageError: A pattern matches no tensor.
+    """
+    for pattern, _ in overrides:
+        if not any(matches(t.name, pattern) for t in container.tensors):
+            raise UsageError(
+                f"the role of {pattern!r} is given, which matches no tensor",
+                hint="`elsa inspect` lists the names",
+            )
+    siblings = Siblings(container.tensors)
+    found = find_quantised(siblings)
+    scales = {scale.name: name for name, (scale, _) in found.scales.items()}
+    named = by_name(siblings)
+    embeddings: dict[tuple[int, ...], list[TensorInfo]] = {}
+    for t in container.tensors:
+        if named[t.name].role == "embedding":
+            embeddings.setdefault(t.shape, []).append(t)
+    told: dict[str, Told] = {}
+    for t in container.tensors:
+        own = [role for pattern, role in overrides if matches(t.name, pattern)]
+        if own:
+            told[t.name] = Told(own[-1], "as it was asked for")
+        elif t.name in found.formats:
+            role = "codes" if t.name in found.codes or named[t.name].role != "scale" else "scale"
+            told[t.name] = Told(role, f"quantised ({found.formats[t.name]})")
+        elif t.name in scales:
+            told[t.name] = Told("scale", f"scale of {scales[t.name]}")
+        elif t.dtype.float_bits is None:
+            told[t.name] = Told("constant", f"{t.dtype.name} is no float that can be ranked")
+        elif classes is not None and t.name in classes.told:
+            told[t.name] = _by_class(classes.told[t.name], named[t.name])
+        else:
+            told[t.name] = named[t.name]
+            if look:
+                told[t.name] = _by_values(container, t, named[t.name], embeddings.get(t.shape, ()))
+    return Roles(told, found, siblings, classes.source if classes else "names")
+
+
+def _by_class(told: Told, named: Told) -> Told:
+    """Return what the class tells, or the name where that tells the same more exactly.
+
+    A head and a router are linear layers by their class, a table of positions an embedding.
+    """
+    if told.role == "weight" and named.role in ("head", "router"):
+        return replace(named, input_dim=told.input_dim)
+    if told.role == "embedding" and named.role in ("position", "head"):
+        return named
+    return told
+
+
+def by_name(siblings: Siblings) -> dict[str, Told]:
+    """Tell every tensor's role by its name, its shape and what stands beside it."""
+    told = {
+        name: _by_rules(t, siblings.names[name], siblings, frozenset())
+        for name, t in siblings.by_name.items()
+    }
+    # A head has as many rows as an embedding, so these have to be known first.
+    rows = frozenset(
+        t.shape[0]
+        for name, t in siblings.by_name.items()
+        if told[name].role == "embedding" and len(t.shape) == 2
+    )
+    if rows:
+        for name, t in siblings.by_name.items():
+            if len(t.shape) == 2 and t.shape[0] in rows:
+                told[name] = _by_rules(t, siblings.names[name], siblings, rows)
+    return told
+
+
+def _by_rules(t: TensorInfo, name: Name, siblings: Siblings, rows: frozenset[int]) -> Told:
+    matrix = len(real_dims(t.shape)) >= 2
+    for rule in RULES:
+        if rule.names(name.leaf, name.module, name.above) and all(
+            _holds(test, t, name, siblings, rows) for test in rule.tests
+        ):
+            if rule.role == "weight" and not matrix:
+                break
+            return Told(rule.role, rule.family)
+    if not matrix:
+        return Told("other", "fewer than two dimensions other than 1")
+    return Told("weight", "two or more dimensions; no rule knows its name", known=False)
+
+
+def _holds(test: Test, t: TensorInfo, name: Name, siblings: Siblings, rows: frozenset[int]) -> bool:
+    match test:
+        case Test.MATRIX:
+            return len(t.shape) == 2
+        case Test.VECTOR:
+            return len(real_dims(t.shape)) < 2
+        case Test.NO_BIAS:
+            return siblings.bias_of(t) is None
+        case Test.EXPERTS:
+            return _has_experts(name, siblings)
+        case Test.VOCABULARY:
+            return t.shape[0] in rows and t.shape[0] > t.shape[-1]
+        case Test.TALL:
+            return t.shape[0] > t.shape[-1]
+        case Test.VAST:
+            return t.shape[0] >= max(30_000, 16 * t.shape[-1])
+        case Test.NEAR_ROOT:
+            return len(name.above) <= 1
+
+
+def _has_experts(name: Name, siblings: Siblings) -> bool:
+    """Tell whether experts stand beside the module, or beside the one that holds it."""
+    owner = name.owner
+    for _ in range(2):
+        owner = owner.rpartition(".")[0]
+        if owner in siblings.with_experts:
+            return True
+    return any(part in ("moe", "block_sparse_moe", "sparse_moe") for part in name.above[:2])
+
+
+def _by_values(
+    container: Container, t: TensorInfo, told: Told, embeddings: Sequence[TensorInfo]
+) -> Told:
+    """Look at the values of what its name takes for a weight, or for a bias of two dimensions."""
+    if told.role not in ("weight", "bias") or len(real_dims(t.shape)) < 2:
+        return told
+    named = told.role == "weight" and told.known
+    if named and t.numel < NAMED_FROM:
+        return told
+    reason = computed(container, t, named=named)
+    if reason is not None:
+        return Told("constant", reason)
+    if told.role == "weight":
+        for other in embeddings:
+            if equal(container, t, other):
+                return Told("head", f"equal to the embedding {other.name}")
+    return told

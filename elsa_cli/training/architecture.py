@@ -1,0 +1,135 @@
+"""What the classes of a model's modules tell of its tensors: roles, and input dimensions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from elsa_cli.selection.roles import Told
+
+__all__ = ["model_of_config", "roles_of"]
+
+# The first class that a module is an instance of decides. Beside each, the role of its tensors of
+# two dimensions or more, and the dimension along which a weight's inputs lie.
+CLASSES: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str, int | None], ...] = (
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "weight", 0),
+    ((nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d), "weight", 1),
+    ((nn.RNNBase, nn.RNNCellBase), "weight", 1),
+    ((nn.Embedding, nn.EmbeddingBag), "embedding", None),
+    (
+        (
+            nn.LayerNorm,
+            nn.GroupNorm,
+            nn.modules.batchnorm._NormBase,
+            nn.RMSNorm,
+            nn.CrossMapLRN2d,
+        ),
+        "norm",
+        None,
+    ),
+    (nn.PReLU, "scale", None),
+)
+# Classes of other libraries, by name: they are told without an import of those.
+NAMED = {"Conv1D": ("weight", 0)}  # transformers: (in, out)
+ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def roles_of(model: nn.Module) -> dict[str, Told]:
+    """Return what the classes tell, by the names of the state dict.
+
+    Parameters of modules that no class is known of are left out: their names have to tell. Buffers
+    are constants, but for the statistics of norms.
+    """
+    told: dict[str, Told] = {}
+    output = getattr(model, "get_output_embeddings", None)
+    head = output() if callable(output) else None
+    for prefix, module in model.named_modules():
+        kind = type(module).__name__
+        dot = f"{prefix}." if prefix else ""
+        for name, buffer in module.named_buffers(recurse=False):
+            if isinstance(buffer, Tensor) and name not in module._non_persistent_buffers_set:
+                norm = _class_of(module)[0] == "norm" or name.startswith("running_")
+                told[dot + name] = Told("norm" if norm else "constant", f"buffer of {kind}")
+        role, dim = ("head", 1) if module is head else _class_of(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, nn.MultiheadAttention) and name in ATTENTION:
+                told[dot + name] = Told("weight", kind, input_dim=1)
+            elif role is not None and name not in ("weight_g", "weight_u"):
+                told[dot + name] = _parameter(name, parameter, role, dim, kind)
+    return told
+
+
+def _class_of(module: nn.Module) -> tuple[str | None, int | None]:
+    for classes, role, dim in CLASSES:
+        if isinstance(module, classes):
+            return role, dim
+    name = type(module).__name__
+    if name in NAMED and hasattr(module, "nf"):
+        return NAMED[name]
+    if name.endswith("Norm"):
+        return "norm", None
+    return None, None
+
+
+def _parameter(name: str, parameter: Tensor, role: str, dim: int | None, kind: str) -> Told:
+    if role in ("norm", "scale"):
+        return Told(role, kind)
+    if "bias" in name:
+        return Told("bias", kind)
+    if sum(size != 1 for size in parameter.shape) < 2:
+        return Told("other", f"{kind}, fewer than two dimensions other than 1")
+    return Told(role, kind, input_dim=dim)
+
+
+def model_of_config(
+    folder: str, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Told], str] | None:
+    """Return what a folder's `config.json` tells of a checkpoint's tensors, and the class's name.
+
+    The model is built by transformers on the meta device: no memory, no network, no code from the
+    folder. Whatever fails means that nothing is known.
+
+    Args:
+        folder: Where the `config.json` is.
+        shapes: Shape of each tensor of the checkpoint, by name; what differs is left out.
+    """
+    try:
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
+            fields = json.load(file)
+        import transformers
+
+        names = fields.get("architectures") or []
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        found = getattr(transformers, names[0], None) if names else None
+        with torch.device("meta"):
+            if found is not None:
+                model = found(config)
+            else:
+                model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+        told = roles_of(model)
+        sizes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    except Exception:  # a config of another library, a class that wants more: names have to tell
+        return None
+    base = str(getattr(model, "base_model_prefix", "") or "")
+    matched = {
+        name: told[own]
+        for name, shape in shapes.items()
+        for own in _spellings(name, base)
+        if own in told and sizes.get(own) == shape
+    }
+    return (matched, type(model).__name__) if matched else None
+
+
+def _spellings(name: str, base: str) -> Iterable[str]:
+    """Yield the names that a checkpoint's tensor can have in a model: with its base, without."""
+    yield name
+    if base:
+        yield f"{base}.{name}"
+        if name.startswith(f"{base}."):
+            yield name[len(base) + 1 :]
