@@ -54,7 +54,7 @@ def _show(screen: Screen, report: InspectReport) -> None:
     if report.kind == "plain":
         columns = ["zeros", "of all"]
     else:
-        columns = ["role", *(f"density at {level}" for level in levels)]
+        columns = ["part", *(f"density at {level}" for level in levels)]
     rows = []
     for t in report.tensors:
         numel = 1
@@ -67,10 +67,20 @@ def _show(screen: Screen, report: InspectReport) -> None:
                 "?" if unknown or not numel else percent((t.zeros or 0) / numel),
             ]
         else:
-            cells = [t.role, *(percent(d) for d in t.density)]
+            cells = [t.part, *(percent(d) for d in t.density)]
             cells += [""] * (len(columns) - len(cells))
-        rows.append([t.name, t.dtype, "x".join(map(str, t.shape)) or "0-d", size(t.nbytes), *cells])
-    screen.table(["tensor", "dtype", "shape", "bytes", *columns], rows)
+        rows.append(
+            [
+                t.name,
+                t.dtype,
+                "x".join(map(str, t.shape)) or "0-d",
+                size(t.nbytes),
+                *cells,
+                t.role,
+                t.reason,
+            ]
+        )
+    screen.table(["tensor", "dtype", "shape", "bytes", *columns, "role", "told by"], rows)
     if report.levels:
         about = "" if report.packed_exact else "about "
         screen.table(

@@ -16,6 +16,7 @@ from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.checkpoint.packed import PackedReader, shell_kept
 from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run, spans
+from elsa_cli.selection.roles import tell
 
 __all__ = ["InspectReport", "LevelInfo", "TensorDetail", "inspect"]
 
@@ -50,7 +51,9 @@ class TensorDetail:
         dtype: Its dtype.
         shape: Its shape.
         nbytes: Its bytes.
-        role: `prunable`, `per-level` or `shared`; `plain` in a checkpoint without levels.
+        part: `prunable`, `per-level` or `shared`; `plain` in a checkpoint without levels.
+        role: What it is, a key of `elsa_cli.selection.rules.ROLES`.
+        reason: What told the role. With levels, names and shapes tell it, and what was chosen.
         density: Kept fraction at each level, sparsest first; empty unless prunable.
         zeros: Elements that are zero; only counted in plain checkpoints, None where elements are
             not whole bytes.
@@ -60,7 +63,9 @@ class TensorDetail:
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    part: str
     role: str
+    reason: str
     density: tuple[float, ...]
     zeros: int | None
 
@@ -118,12 +123,18 @@ def inspect(
 def _with_levels(reader: Reader) -> InspectReport:
     manifest = reader.manifest
     entries = {t.name: t for t in manifest.tensors}
+    told = tell(tuple(reader.dense.values())).told
     details = []
     for t in reader.dense.values():
         entry = entries.get(t.name)
-        role = "prunable" if entry else "per-level" if t.name in manifest.per_level else "shared"
+        part = "prunable" if entry else "per-level" if t.name in manifest.per_level else "shared"
+        role, reason = told[t.name].role, told[t.name].reason
+        if (role == "weight") != bool(entry):  # values, classes or options told more than the name
+            reason = "chosen with the masks" if entry else "left out when masks were chosen"
         density = tuple(k / entry.numel for k in entry.kept) if entry else ()
-        details.append(TensorDetail(t.name, t.dtype.name, t.shape, t.nbytes, role, density, None))
+        details.append(
+            TensorDetail(t.name, t.dtype.name, t.shape, t.nbytes, part, role, reason, density, None)
+        )
     return InspectReport(
         path=reader.path,
         kind=manifest.kind,
@@ -206,6 +217,7 @@ def _plain(container: Container, threads: int, progress: Progress) -> InspectRep
             return None
         return sum(zeros.get(t.name, 0) for zeros, _ in states)
 
+    told = tell(container.tensors, container).told
     return InspectReport(
         path=container.path,
         kind="plain",
@@ -219,7 +231,17 @@ def _plain(container: Container, threads: int, progress: Progress) -> InspectRep
         masks=None,
         metadata=foreign(container.metadata),
         tensors=tuple(
-            TensorDetail(t.name, t.dtype.name, t.shape, t.nbytes, "plain", (), zeros_of(t))
+            TensorDetail(
+                t.name,
+                t.dtype.name,
+                t.shape,
+                t.nbytes,
+                "plain",
+                told[t.name].role,
+                told[t.name].reason,
+                (),
+                zeros_of(t),
+            )
             for t in container.tensors
         ),
     )

@@ -251,23 +251,17 @@ class _Job:
         writer = NestedWriter(out, dense, foreign(self.source.metadata), self.draft, {}, dry_run)
         kept = self._masks(writer)
         writer.masks_done()
+        digests = [""] * len(kept) if dry_run else self._data(out, writer)
         manifest = replace(
             self.draft,
             tensors=tuple(
-                replace(t, kept=tuple(map(int, kept[at])))
-                for at, t in enumerate(self.draft.tensors)
+                replace(t, kept=tuple(map(int, row)), digest=digest)
+                for t, row, digest in zip(self.draft.tensors, kept, digests, strict=True)
             ),
         )
         if dry_run:
             return replace(manifest, masks=writer.placement), writer.size
-        digests = self._data(out, writer)
-        manifest = replace(
-            manifest,
-            tensors=tuple(
-                replace(t, digest=d) for t, d in zip(manifest.tensors, digests, strict=True)
-            ),
-            mask_digests=writer.digest_masks(self.threads),
-        )
+        manifest = replace(manifest, mask_digests=writer.digest_masks(self.threads))
         return writer.finish(manifest), writer.size
 
     def _masks(self, writer: NestedWriter) -> NDArray[np.int64]:

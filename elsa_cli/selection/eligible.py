@@ -85,7 +85,7 @@ def eligible_tensors(
                     f"--{parameter} {pattern!r} matches no tensor",
                     hint="`elsa inspect` lists the names",
                 )
-    roles = tell(container, parse_roles(wanted.roles), classes)
+    roles = tell(container.tensors, container, parse_roles(wanted.roles), classes)
     _refuse_quantised(container, roles, wanted)
     chosen, taken = [], []
     for t in container.tensors:

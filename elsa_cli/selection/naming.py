@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from elsa_cli.checkpoint.container import TensorInfo
 
@@ -32,6 +32,7 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _DIGITS = re.compile(r"\d+$")
 
 
+@lru_cache(maxsize=1 << 16)
 def canonical(segment: str) -> str:
     """Return a segment in lower case, words joined by `_`, without numbers at their ends.
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.errors import UsageError
 from elsa_cli.selection.naming import Name, Siblings, real_dims
 from elsa_cli.selection.quantised import Found, find_quantised
-from elsa_cli.selection.rules import ROLES, RULES, Test
+from elsa_cli.selection.rules import ROLES, RULES, Rule, Test
 from elsa_cli.selection.values import computed, equal
 
 __all__ = ["Classes", "Roles", "Told", "by_name", "matches", "parse_roles", "tell"]
@@ -96,39 +97,38 @@ def parse_roles(pairs: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def tell(
-    container: Container,
+    tensors: Sequence[TensorInfo],
+    container: Container | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     classes: Classes | None = None,
-    *,
-    look: bool = True,
 ) -> Roles:
     """Tell the role of every tensor.
 
     Args:
-        container: The file.
+        tensors: All tensors of a network.
+        container: The file that has them, whose values may be looked at; None for names alone.
         overrides: Pairs of a pattern and a role; the last one that matches a name decides.
         classes: What the modules' classes tell, if they are known.
-        look: Whether values may be read.
 
     Raises:
         UsageError: A pattern matches no tensor.
     """
     for pattern, _ in overrides:
-        if not any(matches(t.name, pattern) for t in container.tensors):
+        if not any(matches(t.name, pattern) for t in tensors):
             raise UsageError(
                 f"the role of {pattern!r} is given, which matches no tensor",
                 hint="`elsa inspect` lists the names",
             )
-    siblings = Siblings(container.tensors)
+    siblings = Siblings(tensors)
     found = find_quantised(siblings)
     scales = {scale.name: name for name, (scale, _) in found.scales.items()}
     named = by_name(siblings)
     embeddings: dict[tuple[int, ...], list[TensorInfo]] = {}
-    for t in container.tensors:
+    for t in tensors:
         if named[t.name].role == "embedding":
             embeddings.setdefault(t.shape, []).append(t)
     told: dict[str, Told] = {}
-    for t in container.tensors:
+    for t in tensors:
         own = [role for pattern, role in overrides if matches(t.name, pattern)]
         if own:
             told[t.name] = Told(own[-1], "as it was asked for")
@@ -143,7 +143,7 @@ def tell(
             told[t.name] = _by_class(classes.told[t.name], named[t.name])
         else:
             told[t.name] = named[t.name]
-            if look:
+            if container is not None:
                 told[t.name] = _by_values(container, t, named[t.name], embeddings.get(t.shape, ()))
     return Roles(told, found, siblings, classes.source if classes else "names")
 
@@ -181,16 +181,20 @@ def by_name(siblings: Siblings) -> dict[str, Told]:
 
 def _by_rules(t: TensorInfo, name: Name, siblings: Siblings, rows: frozenset[int]) -> Told:
     matrix = len(real_dims(t.shape)) >= 2
-    for rule in RULES:
-        if rule.names(name.leaf, name.module, name.above) and all(
-            _holds(test, t, name, siblings, rows) for test in rule.tests
-        ):
+    for rule in _candidates(name.leaf, name.module, name.above):
+        if all(_holds(test, t, name, siblings, rows) for test in rule.tests):
             if rule.role == "weight" and not matrix:
                 break
             return Told(rule.role, rule.family)
     if not matrix:
         return Told("other", "fewer than two dimensions other than 1")
     return Told("weight", "two or more dimensions; no rule knows its name", known=False)
+
+
+@lru_cache(maxsize=1 << 14)
+def _candidates(leaf: str, module: str, above: tuple[str, ...]) -> tuple[Rule, ...]:
+    """Return the rules that a name fits: layers of one kind have one answer."""
+    return tuple(rule for rule in RULES if rule.names(leaf, module, above))
 
 
 def _holds(test: Test, t: TensorInfo, name: Name, siblings: Siblings, rows: frozenset[int]) -> bool:

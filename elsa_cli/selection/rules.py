@@ -104,7 +104,7 @@ NORM = (
 EMBED = r"embed|embeds|embedding|embeddings|embd|emb|embs"
 # A segment that names a layer is one, whatever else it says: `embedding_projection`, `linear_pos`.
 NO_LAYER = (
-    r"(?!(?:.*_)?(?:proj|projection|projector|project|mapping|transformation|transform|dense|linear"
+    r"(?!to_|(?:.*_)?(?:mapper|proj|projection|projector|project|mapping|transformation|transform|dense|linear"
     r"|fc|conv|mlp|mixer)(?:_.*)?$)"
 )
 PLACE = r"pos|position|positions|positional|time|temporal|segment|seg|token_type|type"
@@ -203,7 +203,7 @@ RULES: tuple[Rule, ...] = (
         "position",
         "tokens, queries and latents as parameters: ViT, DeiT, BLIP-2, Perceiver, SigLIP, DETR",
         leaf=r"(?:.*_)?(?:tokens?|latents?|probes?|registers?|queries|query|prompts?|cls|slots?"
-        r"|memory|mem|sep|pad|null_.*|img_feature_extensor)|(?:.*_)?tokens?_.*|probe|latent_.*"
+        r"|memory|mem|mem_[kv]|sep|pad|null_.*|img_feature_extensor)|(?:.*_)?tokens?_.*|probe|latent_.*"
         r"|latents?_.*|pad_(?:up|down|left|right)|class_emb.*|cls_.*|dist_.*|mask_emb.*|.*_attention_query|persistent.*|null.*",
     ),
     Rule("embedding", "embeddings as parameters", leaf=_word(EMBED + r"|codebook|codebooks")),
@@ -218,8 +218,8 @@ RULES: tuple[Rule, ...] = (
         "scale",
         "learned scales and temperatures: CLIP, Swin v2, LayerScale, Snake, PReLU, ReZero",
         leaf=r"(?:.*_)?(?:scale|scales|scaling|temperature|tau|alpha|alphas|gain|multiplier|gate"
-        r"|gates|slope|eps|rezero|skip_weight|resweight|translate|shift|const)(?:_inv|_msa|_mlp)?"
-        r"|alpha_.*|scale_.*|ls|ls_.*|per_dim_scale|skip_init|.*_constant|.*_const",
+        r"|gates|slope|eps|rezero|skip_weight|resweight|modulation|scale_shift|translate|shift|const)(?:_inv|_msa|_mlp)?"
+        r"|alpha_.*|scale_.*|.*scale_shift_table|modulate_table|ls|ls_.*|per_dim_scale|skip_init|.*_constant|.*_const",
     ),
     Rule("scale", "activations with parameters", module=r"(?:.*_)?(?:prelu|snake|act)", leaf=r".*"),
     # -- Modules whose weight is not one -----------------------------------------------------------
@@ -271,7 +271,8 @@ RULES: tuple[Rule, ...] = (
         "position",
         "embeddings of positions: BERT, GPT-2, OPT, T5",
         module=NO_LAYER + rf"(?:wpe|(?:.*_)?(?:{PLACE})s?_(?:.*_)?(?:{EMBED}).*"
-        rf"|(?:{EMBED})_(?:.*_)?(?:{PLACE})s?(?:_.*)?|relative_attention_bias|.*(?:bias_values|bias)"
+        rf"|(?:{EMBED})_(?:.*_)?(?:{PLACE})s?(?:_.*)?|relative_attention_bias|bias_values"
+        r"|(?:.*_)?(?:rel|relative|attention|attn|pos|position).*_bias"
         r"|position(?:s|al)?|pos|.*position(?:al)?_encod.*|.*_pos)",
         leaf=WEIGHT,
         tests=(Test.MATRIX, Test.NO_BIAS),
@@ -295,8 +296,15 @@ RULES: tuple[Rule, ...] = (
         "head",
         "output projections of language models: GPT-2, Llama, MPT, GPT-NeoX, Bark, BART",
         module=r"lm_heads?|(?:.*_)?lm_heads?|embed_out|unembed.*|.*_unembed(?:ding)?|vocab_proj.*"
-        r"|.*vocab_proj(?:ector)?|(?:to_)?logits?(?:_(?:dense|proj|projection|linear|head|layer))?|codebooks?_head|lm_output|output_embed.*|tok_out",
+        r"|.*vocab_proj(?:ector)?|codebooks?_head|lm_output|output_embed.*|tok_out",
         leaf=WEIGHT,
+    ),
+    Rule(
+        "head",
+        "output projections that are called logits: Dia",
+        module=r"(?:to_)?logits?(?:_(?:dense|proj|projection|linear|head|layer))?",
+        leaf=WEIGHT,
+        tests=(Test.TALL,),
     ),
     Rule(
         "head",

@@ -14,6 +14,7 @@ from torch import Tensor
 from elsa_cli.checkpoint.level import parse_level
 from elsa_cli.errors import Interrupted, NonFiniteLoss, UsageError
 from elsa_cli.training.data import Place, Stream
+from elsa_cli.training.diagnosis import why_not_finite
 from elsa_cli.training.joint import JointStepper
 from elsa_cli.training.ladder import Nested
 from elsa_cli.training.meter import Meter
@@ -217,7 +218,7 @@ class Trainer:
         """Tell the watcher of a step, or of the end of its epoch."""
         phase = self.phases[number]
         if not math.isfinite(loss):
-            hint = "lower --lr, or use --clip-norm"
+            hint = why_not_finite(self.setup.ladder.nested, place.step)
             if self._saves is not None and self._saves.exists:
                 hint += f"; what was saved before is in {self._saves.path}"
             raise NonFiniteLoss(
