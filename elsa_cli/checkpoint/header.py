@@ -131,7 +131,14 @@ def _number(text: str) -> NoReturn:
 
 def _whole(text: str) -> int | float:
     """Read a whole number; -0 is none to the library, nor is what 64 bits cannot hold."""
-    return float(text) if text == "-0" or len(text) > 20 else int(text)
+    return _float(text) if text == "-0" or len(text) > 20 else int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number is out of range")
+    return value
 
 
 def _refuse_twice(path: str, fields: _Object, tensor: str | None = None) -> None:
@@ -153,7 +160,11 @@ def parse_header(path: str, text: bytes) -> tuple[dict[str, str], tuple[TensorIn
     """
     try:
         header = json.loads(
-            text.decode(), object_pairs_hook=_object, parse_constant=_number, parse_int=_whole
+            text.decode(),
+            object_pairs_hook=_object,
+            parse_constant=_number,
+            parse_float=_float,
+            parse_int=_whole,
         )
         if not isinstance(header, _Object):
             raise ValueError("it does not begin with {")
