@@ -97,7 +97,7 @@ class Container(Closing):
         kind = foreign_kind(bytes(head))
         if kind is None:
             return None
-        folder = os.path.dirname(self.path) or os.curdir
+        folder = os.path.dirname(self.path) or "the same folder"
         advice = kind.advice.format(folder=folder)
         return OtherFormat(f"is {kind.name}", file=self.path, hint=advice)
 

@@ -53,7 +53,7 @@ def default_threads() -> int:
     """
     try:
         return min(4, len(os.sched_getaffinity(0)))
-    except (OSError, AttributeError):  # another system, or one that does not tell
+    except (OSError, OverflowError, AttributeError):  # another system, or one that does not tell
         return 2
 
 
