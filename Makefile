@@ -1,5 +1,6 @@
 # make demo    set up, and run the main job on the digits network
 # make test    set up, and run the tests
+# make test-old run the tests of files as on a system without the newer calls
 # make check   format, lint, types, tests
 # make bench   speed and memory; writes docs/performance.md (about 30 minutes, 25 GB of disk)
 # make quality what the levels are worth; writes docs/quality.md (needs Debian's dataset-fashion-mnist)
@@ -10,15 +11,19 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+OLD = tests/checkpoint/test_output.py tests/checkpoint/test_output_data.py $(addprefix tests/commands/test_,full_disk.py kill.py streams.py)
 FILES = elsa_cli tests examples benchmarks docs
 
-.PHONY: demo test check bench quality step docs clean
+.PHONY: demo test test-old check bench quality step docs clean
 
 demo: $(VENV)/.train
 	$(BIN)/python examples/digits/demo.py build/demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto
+
+test-old: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto --no-modern-calls $(OLD)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(FILES)

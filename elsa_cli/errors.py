@@ -4,6 +4,7 @@ ElsaError                       exit 1
 ├── UsageError                  exit 2: options or arguments that cannot be meant
 ├── InputError                  a file that cannot be used
 │   ├── MalformedFile           not a legal safetensors file
+│   │   ├── OtherFormat         a file of another kind: a zip archive, a web page, GGUF
 │   │   ├── TruncatedFile       the file ends before its header or its data does
 │   │   ├── HeaderTooLong       more than 100,000,000 bytes of header
 │   │   ├── HeaderNotJson       the header is not a JSON object of the right form
@@ -69,6 +70,7 @@ __all__ = [
     "NotNested",
     "NothingToDo",
     "OffsetOutOfRange",
+    "OtherFormat",
     "OutputError",
     "OutputExists",
     "OverlappingTensors",
@@ -143,6 +145,10 @@ class InputError(ElsaError):
 
 class MalformedFile(InputError):
     """Not a legal safetensors file."""
+
+
+class OtherFormat(MalformedFile):
+    """A file of another kind: a zip archive, a web page, GGUF."""
 
 
 class TruncatedFile(MalformedFile):

@@ -19,6 +19,7 @@ __all__ = [
     "Deflater",
     "decode_text",
     "encode_text",
+    "is_coded_text",
     "mask_bytes",
     "pack_bits",
     "popcount",
@@ -100,6 +101,19 @@ def encode_text(raw: bytes | bytearray) -> str:
     coder.write(np.frombuffer(raw, np.uint8))
     coder.close()
     return base64.b64encode(b"".join(parts)).decode("ascii")
+
+
+def is_coded_text(text: str) -> bool:
+    """Tell whether a text is base64 of deflated bytes, however many."""
+    try:
+        rest, coder = base64.b64decode(text, validate=True), zlib.decompressobj(-15)
+        while rest:  # a little at a time, since it may be made to inflate without end
+            coder.decompress(rest, 1 << 20)
+            rest = coder.unconsumed_tail
+        coder.flush()
+    except (ValueError, zlib.error):
+        return False
+    return coder.eof and not coder.unused_data
 
 
 def decode_text(text: str, size: int) -> bytes:

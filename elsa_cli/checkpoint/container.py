@@ -1,111 +1,37 @@
 """One safetensors file: its header read and checked, its bytes read in pieces.
 
 The layout is `u64 little-endian N`, N bytes of JSON, data. The stock library validates and reads
-files, but maps them whole and writes only from memory; this module reads with `pread` into
-buffers that the caller owns, so memory does not grow with the file.
+files, but maps them whole and writes only from memory; this module reads pieces into buffers that
+the caller owns, so memory does not grow with the file.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import stat
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from elsa_cli.checkpoint.closing import Closing
-from elsa_cli.checkpoint.dtypes import DTYPES, DType
+from elsa_cli.checkpoint.header import (
+    MAX_HEADER,
+    TensorInfo,
+    check_tiling,
+    encode_header,
+    lay_out,
+    parse_header,
+)
+from elsa_cli.checkpoint.kinds import HEAD, foreign_kind
+from elsa_cli.checkpoint.system import read_some
 from elsa_cli.errors import (
-    DuplicateName,
     HeaderNotJson,
     HeaderTooLong,
-    HoleInData,
     InputError,
-    OffsetOutOfRange,
-    OverlappingTensors,
-    ShapeMismatch,
+    OtherFormat,
     TrailingBytes,
     TruncatedFile,
-    UnknownDtype,
 )
 
 __all__ = ["MAX_HEADER", "Container", "TensorInfo", "encode_header", "lay_out"]
-
-MAX_HEADER = 100_000_000  # bytes; the limit of the stock library
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a file; offsets in bytes from the start of the data."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-    @property
-    def numel(self) -> int:
-        """Number of elements; 1 for a 0-d tensor."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes."""
-        return self.end - self.begin
-
-
-def lay_out(
-    tensors: Iterable[tuple[str, DType, tuple[int, ...]]], start: int = 0
-) -> tuple[TensorInfo, ...]:
-    """Place tensors one after the other, in the stock library's order: dtype descending, name.
-
-    Args:
-        tensors: Name, dtype and shape of each.
-        start: Offset of the first, bytes from the start of the data.
-    """
-    placed = []
-    for name, dtype, shape in sorted(tensors, key=lambda t: (-t[1].order, t[0])):
-        end = start + math.prod(shape) * dtype.bits // 8
-        placed.append(TensorInfo(name, dtype, shape, start, end))
-        start = end
-    return tuple(placed)
-
-
-def encode_header(
-    tensors: Sequence[TensorInfo], metadata: Mapping[str, str], length: int | None = None
-) -> bytes:
-    """Return the first bytes of a file: length field, JSON, padding with spaces to 8 bytes.
-
-    Metadata keys are sorted and `"format": "pt"` is added if there is none, since loaders refuse
-    files without it.
-
-    Args:
-        tensors: In the order of their offsets.
-        metadata: The `__metadata__` of the file.
-        length: Total bytes wanted, at least what is needed; by default just that.
-
-    Raises:
-        HeaderTooLong: The JSON exceeds 100,000,000 bytes.
-    """
-    fields: dict[str, Any] = {"__metadata__": dict(sorted({"format": "pt", **metadata}.items()))}
-    for t in tensors:
-        fields[t.name] = {
-            "dtype": t.dtype.name,
-            "shape": list(t.shape),
-            "data_offsets": [t.begin, t.end],
-        }
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-    needed = 8 + len(text) + -len(text) % 8
-    total = needed if length is None else length
-    assert total >= needed
-    assert total % 8 == 0
-    if total - 8 > MAX_HEADER:
-        raise HeaderTooLong(f"the header would take {total - 8:,} bytes, over {MAX_HEADER:,}")
-    return struct.pack("<Q", total - 8) + text.ljust(total - 8)
 
 
 class Container(Closing):
@@ -143,9 +69,15 @@ class Container(Closing):
             raise InputError(f"cannot be read: {error.strerror}", file=self.path) from error
         try:
             size = os.fstat(self.fd).st_size
-            self.header_bytes, header = _read_header(self, size)
-            self.metadata, self.tensors = _parse_header(self.path, header)
-            self.data_bytes = _check_tiling(self.path, self.tensors)
+            try:
+                self.header_bytes, header = _read_header(self, size)
+                self.metadata, self.tensors = parse_header(self.path, header)
+            except (TruncatedFile, HeaderTooLong, HeaderNotJson) as error:
+                other = self._other_format(size)
+                if other is None:
+                    raise
+                raise other from error
+            self.data_bytes = check_tiling(self.path, self.tensors)
             self.available = min(size - self.header_bytes, self.data_bytes)
             surplus = size - self.header_bytes - self.data_bytes
             if surplus > 0:
@@ -157,6 +89,17 @@ class Container(Closing):
         except BaseException:
             self.close()
             raise
+
+    def _other_format(self, size: int) -> OtherFormat | None:
+        """Return the error that names what the file is, if it is of a known other kind."""
+        head = bytearray(min(size, HEAD))
+        self._pread(0, memoryview(head))
+        kind = foreign_kind(bytes(head))
+        if kind is None:
+            return None
+        folder = os.path.dirname(self.path) or "the same folder"
+        advice = kind.advice.format(folder=folder)
+        return OtherFormat(f"is {kind.name}", file=self.path, hint=advice)
 
     def require_whole(self) -> None:
         """Raise TruncatedFile if data that the header promises is missing."""
@@ -177,7 +120,7 @@ class Container(Closing):
         done = 0
         while done < len(buffer):
             try:
-                got = os.preadv(self.fd, [buffer[done:]], offset + done)
+                got = read_some(self.fd, buffer[done:], offset + done)
             except OSError as error:
                 raise InputError(f"cannot be read: {error.strerror}", file=self.path) from error
             if not got:
@@ -204,6 +147,10 @@ class Container(Closing):
 def _read_header(container: Container, size: int) -> tuple[int, bytes]:
     """Return where the data begins and the bytes of the JSON."""
     path = container.path
+    if not size:
+        raise TruncatedFile(
+            "is empty, too short for a safetensors file", file=path, hint="fetch or save it again"
+        )
     if size < 8:
         raise TruncatedFile(f"{size} bytes is too short for a safetensors file", file=path)
     head = bytearray(8)
@@ -222,87 +169,3 @@ def _read_header(container: Container, size: int) -> tuple[int, bytes]:
     text = bytearray(length)
     container._pread(8, memoryview(text))
     return 8 + length, bytes(text)
-
-
-def _parse_header(path: str, text: bytes) -> tuple[dict[str, str], tuple[TensorInfo, ...]]:
-    """Return the metadata and the tensors in the order of their offsets."""
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        fields = dict(items)
-        for key, value in items:  # lone surrogates, which JSON can spell and no file can hold
-            key.encode()
-            if isinstance(value, str):
-                value.encode()
-        if len(fields) < len(items):
-            seen: set[str] = set()
-            twice = next(name for name, _ in items if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise DuplicateName("the name stands twice in the header", file=path, tensor=twice)
-        return fields
-
-    try:
-        if not text.startswith(b"{"):
-            raise ValueError("it does not begin with {")
-        header = json.loads(text.decode(), object_pairs_hook=pairs)
-    except (ValueError, RecursionError) as error:
-        reason = str(error).split("\n")[0]
-        raise HeaderNotJson(
-            f"the header is not JSON: {reason}", file=path, hint="is it a safetensors file?"
-        ) from error
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise HeaderNotJson("__metadata__ is not a map of strings to strings", file=path)
-    tensors = [_parse_tensor(path, name, fields) for name, fields in header.items()]
-    return metadata, tuple(sorted(tensors, key=lambda t: (t.begin, t.end)))
-
-
-def _parse_tensor(path: str, name: str, fields: Any) -> TensorInfo:
-    """Check one entry of a header."""
-
-    def whole(value: Any, length: int | None = None) -> bool:
-        return (
-            isinstance(value, list)
-            and all(type(v) is int for v in value)
-            and length in (None, len(value))
-        )
-
-    if (
-        not isinstance(fields, dict)
-        or fields.keys() != {"dtype", "shape", "data_offsets"}
-        or not isinstance(fields["dtype"], str)
-        or not whole(fields["shape"])
-        or not whole(fields["data_offsets"], 2)
-    ):
-        raise HeaderNotJson(
-            "the header entry is not dtype, shape and two data_offsets", file=path, tensor=name
-        )
-    dtype = DTYPES.get(fields["dtype"])
-    if dtype is None:
-        raise UnknownDtype(f"unknown dtype {fields['dtype']!r}", file=path, tensor=name)
-    begin, end = fields["data_offsets"]
-    if not 0 <= begin <= end < 1 << 63:
-        raise OffsetOutOfRange(f"data_offsets [{begin}, {end}]", file=path, tensor=name)
-    shape = tuple(fields["shape"])
-    bits = math.prod(shape) * dtype.bits
-    if min(shape, default=0) < 0 or bits % 8 or bits // 8 != end - begin:
-        raise ShapeMismatch(
-            f"{dtype.name} of shape {list(shape)} does not fill {end - begin:,} bytes",
-            file=path,
-            tensor=name,
-        )
-    return TensorInfo(name, dtype, shape, begin, end)
-
-
-def _check_tiling(path: str, tensors: Sequence[TensorInfo]) -> int:
-    """Check that tensors follow one another without gap or overlap; return where they end."""
-    at = 0
-    for t in tensors:
-        if t.begin > at:
-            raise HoleInData(
-                f"{t.begin - at:,} bytes before it belong to no tensor", file=path, tensor=t.name
-            )
-        if t.begin < at:
-            raise OverlappingTensors(
-                f"it begins {at - t.begin:,} bytes inside another tensor", file=path, tensor=t.name
-            )
-        at = t.end
-    return at

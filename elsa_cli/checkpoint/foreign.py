@@ -16,7 +16,7 @@ from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.digest import digest_ranges
 from elsa_cli.checkpoint.dtypes import Bits, DType
 from elsa_cli.checkpoint.level import DENSE, Level, parse_level
-from elsa_cli.checkpoint.manifest import Entry, Manifest, foreign
+from elsa_cli.checkpoint.manifest import Entry, Manifest
 from elsa_cli.checkpoint.output import OutputFile
 from elsa_cli.checkpoint.work import Scratch, run, spans
 from elsa_cli.errors import NotABundle, UsageError
@@ -82,7 +82,7 @@ class Bundle:
             UsageError: The levels given do not fit the files.
         """
         self.container = dense
-        self.metadata = foreign(dense.metadata)
+        self.metadata = dense.metadata
         self.dense = {t.name: t for t in dense.tensors}
         for s in sparse:
             _check_same(dense, s)

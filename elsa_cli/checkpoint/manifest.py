@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from elsa_cli.checkpoint.container import TensorInfo
+from elsa_cli.checkpoint.bitmask import is_coded_text
 from elsa_cli.checkpoint.dtypes import DTYPES, DType
+from elsa_cli.checkpoint.header import TensorInfo
 from elsa_cli.checkpoint.level import DENSE, Level, parse_level
+from elsa_cli.checkpoint.names import KEY, is_ours
 from elsa_cli.errors import BadManifest, ElsaError, LevelNotStored, UnknownVersion
 
-__all__ = ["KEY", "VERSION", "Entry", "Manifest", "Packing", "decode", "foreign", "is_ours"]
+__all__ = ["VERSION", "Entry", "Manifest", "Packing", "decode", "find_manifest"]
 
-KEY = "elsa"
 VERSION = 1
 DIGEST_DIGITS = 64
-
-
-def is_ours(key: str) -> bool:
-    """Tell whether a metadata key or a tensor's name belongs to the format."""
-    return key == KEY or key.startswith(KEY + ".")
-
-
-def foreign(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata that is not ours."""
-    return {k: v for k, v in metadata.items() if not is_ours(k)}
 
 
 @dataclass(frozen=True)
@@ -176,6 +167,45 @@ class Manifest:
                     tensor=t.name,
                     hint="the file was changed after it was made; sparsify it again",
                 )
+
+
+def find_manifest(
+    metadata: Mapping[str, str], tensors: Iterable[str], file: str
+) -> Manifest | None:
+    """Return the manifest of a nested or packed checkpoint; None for any other file.
+
+    Other programs may use the key too. What they put there is no damaged manifest of ours: that is
+    still a JSON object with `version` and `kind`, or stands beside masks.
+
+    Args:
+        metadata: That of the file.
+        tensors: Names of its tensors.
+        file: Its path, for messages.
+
+    Raises:
+        UnknownVersion: A later version of the format.
+        BadManifest: It is damaged.
+    """
+    text = metadata.get(KEY)
+    if text is None:
+        return None
+    try:
+        return decode(text, file)
+    except (BadManifest, UnknownVersion):
+        if _says_what_it_is(text) or any(map(is_ours, tensors)):
+            raise
+        # A mask in the header has the name of a tensor, and a value that nobody writes by chance.
+        if any(is_ours(key) and is_coded_text(value) for key, value in metadata.items()):
+            raise
+    return None
+
+
+def _says_what_it_is(text: str) -> bool:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(fields, dict) and {"version", "kind"} <= fields.keys()
 
 
 def decode(text: str, file: str) -> Manifest:

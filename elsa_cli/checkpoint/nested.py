@@ -20,8 +20,9 @@ from elsa_cli.checkpoint.container import (
 from elsa_cli.checkpoint.digest import digest_memory, digest_ranges
 from elsa_cli.checkpoint.dtypes import DTYPES, DType
 from elsa_cli.checkpoint.level import DENSE, Level
-from elsa_cli.checkpoint.manifest import Manifest, is_ours
-from elsa_cli.checkpoint.reader import Job, Reader, Sink, level_name, mask_name
+from elsa_cli.checkpoint.manifest import Manifest
+from elsa_cli.checkpoint.names import is_ours, level_name, mask_name
+from elsa_cli.checkpoint.reader import Job, Reader, Sink
 from elsa_cli.checkpoint.work import Scratch, chunk_of, spans
 
 __all__ = ["NestedReader"]

@@ -22,9 +22,9 @@ from elsa_cli.checkpoint.container import (
 from elsa_cli.checkpoint.digest import digest_memory, digest_ranges
 from elsa_cli.checkpoint.dtypes import DTYPES
 from elsa_cli.checkpoint.level import Level
-from elsa_cli.checkpoint.manifest import KEY, Manifest
+from elsa_cli.checkpoint.manifest import Manifest
+from elsa_cli.checkpoint.names import KEY, level_name, mask_name, stored
 from elsa_cli.checkpoint.output import OutputFile, copy_steps
-from elsa_cli.checkpoint.reader import level_name, mask_name
 from elsa_cli.errors import UsageError
 
 __all__ = ["HEADER_LIMIT", "MASKS_IN_MEMORY", "PLACEMENTS", "NestedWriter"]
@@ -133,7 +133,7 @@ class NestedWriter:
             for level, name in self._per_level:
                 wanted.append((level_name(level, name), *shapes[name]))
         tensors = lay_out(wanted)
-        metadata = {**self._metadata, **texts}
+        metadata = {**stored(self._metadata, same_tensors=masks == "header"), **texts}
         longest = replace(self._draft, masks=masks).longest().encode()
         header = encode_header(tensors, {**metadata, KEY: longest})
         return _Layout(masks, len(header), {t.name: t for t in tensors}, metadata)

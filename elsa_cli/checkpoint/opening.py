@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from elsa_cli.checkpoint.container import Container
-from elsa_cli.checkpoint.manifest import KEY, decode, is_ours
+from elsa_cli.checkpoint.manifest import find_manifest
+from elsa_cli.checkpoint.names import is_ours
 from elsa_cli.checkpoint.nested import NestedReader
 from elsa_cli.checkpoint.packed import PackedReader
 from elsa_cli.checkpoint.reader import Reader
@@ -22,10 +23,11 @@ def open_any(path: str | os.PathLike[str]) -> Reader | Container:
     """
     container = Container(path)
     try:
-        if KEY not in container.metadata:
+        names = [t.name for t in container.tensors]
+        manifest = find_manifest(container.metadata, names, container.path)
+        if manifest is None:
             container.require_whole()
             return container
-        manifest = decode(container.metadata[KEY], container.path)
         return (PackedReader if manifest.packing else NestedReader)(container, manifest)
     except BaseException:
         container.close()
@@ -67,6 +69,9 @@ def open_plain(path: str | os.PathLike[str]) -> Container:
     if reserved is not None:
         opened.close()
         raise InputError(
-            "names that begin with 'elsa.' are reserved", file=opened.path, tensor=reserved
+            "the name is reserved for the masks and levels of a nested checkpoint",
+            file=opened.path,
+            tensor=reserved,
+            hint="rename the tensor",
         )
     return opened

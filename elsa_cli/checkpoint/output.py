@@ -2,15 +2,12 @@
 
 Bytes go to a file without a name in the output's folder, which vanishes with the process, even
 under SIGKILL. It gets its name, or replaces what has it, only once it is complete and synced.
-Where the file system has no nameless files, a hidden sibling serves.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -20,6 +17,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
 from elsa_cli.checkpoint.closing import Closing
+from elsa_cli.checkpoint.placing import NewFile
+from elsa_cli.checkpoint.system import (
+    FULL,
+    advise_written,
+    copy_some,
+    free_bytes,
+    lengthen,
+    read_some,
+    write_some,
+)
 from elsa_cli.errors import DiskFull, OutputError, OutputExists, UsageError
 
 __all__ = ["STDOUT", "OutputFile", "Policy", "copy_steps"]
@@ -113,38 +120,29 @@ class OutputFile(Closing):
         self._stream = self.path == STDOUT
         self._target = self.path if self._stream else os.path.realpath(self.path)
         self._clobber = policy.clobber
-        self._existing: os.stat_result | None = None
+        replaced: os.stat_result | None = None
         if not self._stream and os.path.exists(self._target):
-            self._existing = os.stat(self._target)
-            self._stream = not stat.S_ISREG(self._existing.st_mode)
+            replaced = os.stat(self._target)
+            if not stat.S_ISREG(replaced.st_mode):
+                self._stream, replaced = True, None
         self._folder = tempfile.gettempdir() if self._stream else os.path.dirname(self._target)
-        self._hidden: str | None = None
         # File systems let one writer at a time into a file and have the others spin; waiting here
         # costs nothing.
         self._writing = threading.RLock()
         self._filled: dict[int, int] = {}  # bytes written, by block, of blocks that are not full
-        self._open = False
         with self.reporting():
-            self.fd = self._create()
-        self._open = True
+            place = os.path.join(self._folder, "stdout") if self._stream else self._target
+            self._file = NewFile(place, replaced, temporary=self._stream)
 
-    def _create(self) -> int:
-        mode = 0o600 if self._stream else 0o666
-        with contextlib.suppress(OSError, AttributeError):
-            return os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
-        self._hidden = self._sibling()
-        return os.open(self._hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, mode)
-
-    def _sibling(self) -> str:
-        name = os.path.basename(self._target) if not self._stream else "stdout"
-        return os.path.join(self._folder, f".{name[:200]}.{secrets.token_hex(6)}.tmp")
+    @property
+    def fd(self) -> int:
+        """The descriptor of what is written."""
+        return self._file.fd
 
     def reserve(self, size: int) -> None:
-        """Raise DiskFull if the file system has no room for `size` bytes."""
-        with self.reporting():
-            room = os.fstatvfs(self.fd)
-            free = room.f_frsize * (room.f_bavail if os.geteuid() else room.f_bfree)
-        if size > free:
+        """Raise DiskFull if the file system is known to have no room for `size` bytes."""
+        free = free_bytes(self.fd)
+        if free is not None and size > free:
             raise DiskFull(
                 f"needs {size:,} bytes, {free:,} are free in {self._folder}", file=self.path
             )
@@ -154,63 +152,46 @@ class OutputFile(Closing):
         view = memoryview(data)
         with self.reporting(), self._writing:
             while len(view):
-                done = os.pwrite(self.fd, view, offset)
+                done = write_some(self.fd, view, offset)
                 self._written(offset, done)
                 view, offset = view[done:], offset + done
 
     def _written(self, offset: int, size: int) -> None:
         """Let the disk begin with each block that is full, so that the last sync is short."""
-        while size and hasattr(os, "posix_fadvise"):
+        while size:
             block, at = divmod(offset, COPY_BYTES)
             part = min(size, COPY_BYTES - at)
             filled = self._filled.pop(block, 0) + part
             if filled < COPY_BYTES:
                 self._filled[block] = filled
             else:
-                # Advises that the block is not needed: its pages are dirty, so they are not
-                # dropped, but on Linux they are sent on their way.
-                os.posix_fadvise(self.fd, offset - at, COPY_BYTES, os.POSIX_FADV_DONTNEED)
+                advise_written(self.fd, offset - at, COPY_BYTES)
             offset, size = offset + part, size - part
 
     def resize(self, size: int) -> None:
-        """Make the file `size` bytes long; what is not written reads as zero."""
+        """Make the file `size` bytes long, no less than is written; the rest reads as zero."""
         with self.reporting():
-            os.ftruncate(self.fd, size)
+            lengthen(self.fd, size)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` with bytes that were written from `offset`."""
         with self.reporting():
             done = 0
             while done < len(buffer):
-                got = os.preadv(self.fd, [buffer[done:]], offset + done)
+                got = read_some(self.fd, buffer[done:], offset + done)
                 if not got:
                     raise OutputError("ended while it was read back", file=self.path)
                 done += got
 
     def copy_from(self, fd: int, source: int, offset: int, size: int) -> None:
-        """Copy `size` bytes of the open file `fd` at `source` to `offset`, inside the kernel."""
+        """Copy `size` bytes of the open file `fd` at `source` to `offset`."""
         while size:
-            with self._writing:
-                done = self._copy_some(fd, source, offset, min(size, COPY_BYTES))
+            with self.reporting(), self._writing:
+                done = copy_some(fd, self.fd, min(size, COPY_BYTES), source, offset)
+                self._written(offset, done)
+            if not done:
+                raise OutputError("an input ended while it was copied", file=self.path)
             source, offset, size = source + done, offset + done, size - done
-
-    def _copy_some(self, fd: int, source: int, offset: int, size: int) -> int:
-        try:
-            done = os.copy_file_range(fd, self.fd, size, source, offset)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
-                with self.reporting():
-                    raise
-            done = 0
-        self._written(offset, done)
-        if not done:  # no such call here (or between these file systems), or the source has ended
-            with self.reporting():
-                data = os.pread(fd, min(size, 1 << 20), source)
-            self.write_at(offset, data)
-            done = len(data)
-        if not done:
-            raise OutputError("an input ended while it was copied", file=self.path)
-        return done
 
     def stream(self) -> IO[bytes]:
         """Return a file object that writes the file from its beginning; close it to commit.
@@ -231,8 +212,9 @@ class OutputFile(Closing):
                 raise OutputError(f"cannot be written: {error.strerror}", file=name) from error
         else:
             with self.reporting():
-                self._rename()
-        self._hidden = None
+                placed = self._file.place(clobber=self._clobber)
+            if not placed:
+                raise OutputExists("exists by now", file=self.path, hint="leave out --no-clobber")
 
     def _send(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -250,51 +232,6 @@ class OutputFile(Closing):
                 open(sink, "wb", closefd=False) as out,
             ):
                 shutil.copyfileobj(spool, out, 1 << 20)
-        if self._hidden:
-            os.unlink(self._hidden)
-
-    def _rename(self) -> None:
-        if self._existing is not None:
-            os.fchmod(self.fd, stat.S_IMODE(self._existing.st_mode))
-            with contextlib.suppress(OSError):
-                os.fchown(self.fd, self._existing.st_uid, self._existing.st_gid)
-        os.fsync(self.fd)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if self._existing is None and self._name_new(folder):
-                pass
-            elif not self._clobber:
-                raise OutputExists("exists by now", file=self.path, hint="leave out --no-clobber")
-            else:
-                if self._hidden is None:
-                    self._hidden = self._sibling()
-                    self._link(folder, self._hidden)
-                os.replace(self._hidden, self._target)
-            with contextlib.suppress(OSError):  # some network file systems cannot sync a folder
-                os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def _name_new(self, folder: int) -> bool:
-        """Give the file its name; False if somebody else took it meanwhile."""
-        try:
-            if self._hidden is None:
-                self._link(folder, self._target)
-            else:
-                os.link(self._hidden, self._target)
-                os.unlink(self._hidden)
-        except FileExistsError:
-            return False
-        except OSError:
-            if self._hidden is None or not self._clobber:
-                raise
-            return False  # a file system without hard links: rename instead
-        return True
-
-    def _link(self, folder: int, path: str) -> None:
-        # The folder's descriptor is what makes Python call linkat, which follows /proc's link.
-        nameless = f"/proc/self/fd/{self.fd}"
-        os.link(nameless, os.path.basename(path), dst_dir_fd=folder, follow_symlinks=True)
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
@@ -304,7 +241,7 @@ class OutputFile(Closing):
         except BrokenPipeError:
             raise
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno in FULL:
                 raise DiskFull(
                     f"no space is left in {self._folder} ({error.strerror})", file=self.path
                 ) from error
@@ -312,10 +249,4 @@ class OutputFile(Closing):
 
     def close(self) -> None:
         """Discard what was not committed."""
-        if self._hidden:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._hidden)
-            self._hidden = None
-        if self._open:
-            os.close(self.fd)
-            self._open = False
+        self._file.close()

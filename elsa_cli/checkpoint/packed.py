@@ -18,9 +18,10 @@ from elsa_cli.checkpoint.bitmask import Bytes, pack_bits
 from elsa_cli.checkpoint.container import Container, TensorInfo, lay_out
 from elsa_cli.checkpoint.dtypes import DTYPES, Bits, DType
 from elsa_cli.checkpoint.level import DENSE, Level
-from elsa_cli.checkpoint.manifest import Entry, Manifest, is_ours
+from elsa_cli.checkpoint.manifest import Entry, Manifest
 from elsa_cli.checkpoint.maskcode import MaskStream, coding_of
-from elsa_cli.checkpoint.reader import Job, Reader, Sink, level_name
+from elsa_cli.checkpoint.names import is_ours, level_name, shell_name
+from elsa_cli.checkpoint.reader import Job, Reader, Sink
 from elsa_cli.checkpoint.work import Scratch, spans
 from elsa_cli.errors import CutFile
 
@@ -96,7 +97,7 @@ def plan_sections(
         blobs.append(("values", values))
         start = own[-1].end if own else start
         for kind, size in blobs:
-            name = f"elsa.shell.{level}.{kind}"
+            name = shell_name(level, kind)
             own.append(TensorInfo(name, DTYPES["U8"], (pad(size),), start, start + pad(size)))
             start += pad(size)
         sections.append(Section(tuple(own), start))

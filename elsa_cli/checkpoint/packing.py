@@ -19,11 +19,11 @@ from elsa_cli.checkpoint.bitmask import Bytes, popcount, unpack_bits
 from elsa_cli.checkpoint.container import Container, TensorInfo, encode_header, lay_out
 from elsa_cli.checkpoint.digest import digest_ranges
 from elsa_cli.checkpoint.level import Level
-from elsa_cli.checkpoint.manifest import DIGEST_DIGITS, KEY, Manifest, Packing
+from elsa_cli.checkpoint.manifest import DIGEST_DIGITS, Manifest, Packing
 from elsa_cli.checkpoint.maskcode import MaskCoder, coding_of
+from elsa_cli.checkpoint.names import KEY, level_name, stored
 from elsa_cli.checkpoint.output import OutputFile, Policy
 from elsa_cli.checkpoint.packed import PIECE, Section, plan_sections, section_names, shell_kept
-from elsa_cli.checkpoint.reader import level_name
 from elsa_cli.checkpoint.work import Progress, Scratch, run, spans
 from elsa_cli.errors import BadManifest
 
@@ -191,7 +191,8 @@ def write_packed(
         start = max((t.end for t in shared), default=0)
         shapes = {t.name: (t.dtype, t.shape) for t in shared}
         sections = plan_sections(manifest, shapes, start)
-        manifest, header = _header(manifest, shared, sections, source.metadata)
+        metadata = stored(source.metadata, same_tensors=False)
+        manifest, header = _header(manifest, shared, sections, metadata)
         base = len(header)
         # The spool takes its share of the disk, and is gone before the values come.
         out.reserve(base + sections[-1].end - spool.size)
@@ -220,7 +221,7 @@ def write_packed(
     packing = Packing(manifest.packing.prefix, dict(zip(names, digests, strict=True)))
     manifest = replace(manifest, packing=packing)
     every = [*shared, *(t for s in sections for t in s.tensors)]
-    out.write_at(0, encode_header(every, {**source.metadata, KEY: manifest.encode()}, base))
+    out.write_at(0, encode_header(every, {**metadata, KEY: manifest.encode()}, base))
     return manifest
 
 

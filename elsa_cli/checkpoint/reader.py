@@ -11,24 +11,15 @@ from elsa_cli.checkpoint.bitmask import Bytes
 from elsa_cli.checkpoint.closing import Closing
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.level import Level
-from elsa_cli.checkpoint.manifest import Manifest, foreign
+from elsa_cli.checkpoint.manifest import Manifest
+from elsa_cli.checkpoint.names import foreign
 from elsa_cli.checkpoint.work import Scratch
 from elsa_cli.errors import BadManifest
 
-__all__ = ["Job", "Reader", "Sink", "level_name", "mask_name"]
+__all__ = ["Job", "Reader", "Sink"]
 
 # Takes bytes of a tensor: its name, the offset of the bytes in it, the bytes (reused afterwards).
 Sink = Callable[[str, int, memoryview], None]
-
-
-def mask_name(level: Level) -> str:
-    """Return the name of a level's mask in a nested checkpoint."""
-    return f"elsa.mask.{level}"
-
-
-def level_name(level: Level, name: str) -> str:
-    """Return the name of a per-level tensor."""
-    return f"elsa.level.{level}/{name}"
 
 
 @dataclass(frozen=True)

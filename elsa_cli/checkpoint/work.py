@@ -51,7 +51,10 @@ def default_threads() -> int:
 
     Between two steps on arrays a thread waits for the interpreter's lock; more threads wait more.
     """
-    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+    try:
+        return min(4, len(os.sched_getaffinity(0)))
+    except (OSError, OverflowError, AttributeError):  # another system, or one that does not tell
+        return 2
 
 
 class Scratch:

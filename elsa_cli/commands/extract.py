@@ -87,6 +87,9 @@ def command(
         ],
         title=f"from {size(report.bytes_in)}" if verbose else None,
     )
+    if report.dropped_metadata:
+        names = ", ".join(report.dropped_metadata)
+        screen.note(f"left out of the metadata, since it holds for dense alone: {names}")
     outputs = [done.output for done in report.written]
     payload = None
     if as_json:

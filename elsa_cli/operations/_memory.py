@@ -18,7 +18,8 @@ from elsa_cli.checkpoint.container import Container, TensorInfo, lay_out
 from elsa_cli.checkpoint.digest import digest_ranges
 from elsa_cli.checkpoint.dtypes import DTYPES
 from elsa_cli.checkpoint.level import DENSE, Level
-from elsa_cli.checkpoint.manifest import Entry, Manifest, foreign
+from elsa_cli.checkpoint.manifest import Entry, Manifest
+from elsa_cli.checkpoint.names import without_hashes
 from elsa_cli.checkpoint.nesting import NestedWriter
 from elsa_cli.checkpoint.opening import open_nested, open_plain
 from elsa_cli.checkpoint.output import OutputFile
@@ -54,7 +55,7 @@ class Source:
 
     Attributes:
         nested: Weights and masks.
-        metadata: Foreign metadata.
+        metadata: Foreign metadata; hashes of the weights, which change, are not written.
         method: How the masks were chosen, for the manifest.
         seed: Seed of that choice.
         masks: Where the masks go: `header`, `tensors` or `auto`.
@@ -149,7 +150,7 @@ def from_plain(
         method = method_of("magnitude", {}, rule, eligible, traits)
         nested = Nested(tuple(levels), values, _shaped(owners, values))
         chosen = (eligible, container.tensors)
-        return Source(nested, foreign(container.metadata), method, 0, "auto", traits, chosen)
+        return Source(nested, container.metadata, method, 0, "auto", traits, chosen)
 
 
 def from_state(
@@ -254,7 +255,7 @@ def write(source: Source, out: OutputFile) -> int:
         mask_digests=(),
         per_level=tuple(sorted({name for _, name in per_level})),
     )
-    writer = NestedWriter(out, infos, source.metadata, manifest, per_level)
+    writer = NestedWriter(out, infos, without_hashes(source.metadata), manifest, per_level)
     for at, owner in enumerate(owners.values()):
         for k in stages:
             writer.put_mask(k, at, 0, pack_bits(owner <= k))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from elsa_cli.checkpoint.container import TensorInfo, encode_header, lay_out
-from elsa_cli.checkpoint.level import Level, parse_levels
+from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
+from elsa_cli.checkpoint.names import content_hashes, without_hashes
 from elsa_cli.checkpoint.opening import open_nested
 from elsa_cli.checkpoint.output import OutputFile, Policy, copy_steps
 from elsa_cli.checkpoint.reader import Job, Reader
@@ -31,11 +32,20 @@ class Extracted:
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """The networks written, sparsest first, and how many weights are prunable."""
+    """The networks written.
+
+    Attributes:
+        written: Sparsest first.
+        prunable: Weights that take part.
+        bytes_in: Size of the input.
+        dropped_metadata: Keys of hashes that hold for the dense network alone, and that sparser
+            levels therefore do not have.
+    """
 
     written: tuple[Extracted, ...]
     prunable: int
     bytes_in: int
+    dropped_metadata: tuple[str, ...] = ()
 
 
 def extract(
@@ -50,8 +60,9 @@ def extract(
 ) -> ExtractReport:
     """Write one level, or several, as ordinary checkpoints.
 
-    Each has exactly the dense network's names, shapes, dtypes and foreign metadata. Kept weights
-    have the bits they have in the dense network, the others are +0.0.
+    Each has exactly the dense network's names, shapes, dtypes and foreign metadata, but for hashes
+    of the dense weights. Kept weights have the bits they have in the dense network, the others are
+    +0.0.
 
     Args:
         checkpoint: A nested or packed checkpoint.
@@ -78,21 +89,30 @@ def extract(
         for path in paths.values():
             policy.check(path)
         layout = lay_out((t.name, t.dtype, t.shape) for t in reader.dense.values())
-        header = encode_header(layout, reader.metadata)
-        size = len(header) + (layout[-1].end if layout else 0)
-        progress(0, size * len(wanted))
+        data = layout[-1].end if layout else 0
+        headers = {
+            level: encode_header(
+                layout, reader.metadata if level == DENSE else without_hashes(reader.metadata)
+            )
+            for level in wanted
+        }
+        progress(0, sum(len(header) + data for header in headers.values()))
         files = []
         for level in wanted:
             out = stack.enter_context(OutputFile(paths[level], policy))
-            out.reserve(size)
-            _write(out, reader, level, header, layout, threads, progress)
+            out.reserve(len(headers[level]) + data)
+            _write(out, reader, level, headers[level], layout, threads, progress)
             files.append(out)
         for out in files:
             out.commit()
         written = tuple(
-            Extracted(level, paths[level], size, reader.manifest.kept(level)) for level in wanted
+            Extracted(level, paths[level], len(headers[level]) + data, reader.manifest.kept(level))
+            for level in wanted
         )
-        return ExtractReport(written, reader.manifest.prunable, os.path.getsize(checkpoint))
+        dropped = content_hashes(reader.metadata) if set(wanted) != {DENSE} else ()
+        return ExtractReport(
+            written, reader.manifest.prunable, os.path.getsize(checkpoint), dropped
+        )
 
 
 def _write(

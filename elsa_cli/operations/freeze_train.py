@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from elsa_cli.checkpoint.container import Container
 from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
 from elsa_cli.checkpoint.manifest import Entry
+from elsa_cli.checkpoint.names import content_hashes
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.checkpoint.output import OutputFile, Policy
 from elsa_cli.errors import NothingToDo, UsageError
@@ -168,6 +169,8 @@ def freeze_train(
         carried = network.match(source.nested.values, source.nested.owner, name)
         for tensor in carried:
             watcher.noted(f"{tensor} is not in the model: it stays as it is")
+        for key in content_hashes(source.metadata):
+            watcher.noted(f"{key} is left out: it would not hold for weights that are trained")
         group = Group(place)
         ladder = Ladder(source.nested, network, options)
         saves = _saves(goes_to, source, options, loaded, group, place, resume=resume)

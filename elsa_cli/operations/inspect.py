@@ -11,7 +11,7 @@ import numpy as np
 
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.level import DENSE, Level
-from elsa_cli.checkpoint.manifest import Manifest, foreign
+from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.checkpoint.packed import PackedReader, shell_kept
 from elsa_cli.checkpoint.reader import Reader
@@ -229,7 +229,7 @@ def _plain(container: Container, threads: int, progress: Progress) -> InspectRep
         method={},
         seed=None,
         masks=None,
-        metadata=foreign(container.metadata),
+        metadata=container.metadata,
         tensors=tuple(
             TensorDetail(
                 t.name,

@@ -15,7 +15,7 @@ from elsa_cli.checkpoint.bitmask import pack_bits, popcount
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.digest import Digests
 from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
-from elsa_cli.checkpoint.manifest import Entry, Manifest, foreign
+from elsa_cli.checkpoint.manifest import Entry, Manifest
 from elsa_cli.checkpoint.nesting import PLACEMENTS, NestedWriter
 from elsa_cli.checkpoint.opening import open_plain
 from elsa_cli.checkpoint.output import OutputFile, Policy
@@ -248,7 +248,7 @@ class _Job:
     def write(self, out: OutputFile, dry_run: bool) -> tuple[Manifest, int]:
         """Write masks, data and header; return the manifest and the size in bytes."""
         dense = self.source.tensors
-        writer = NestedWriter(out, dense, foreign(self.source.metadata), self.draft, {}, dry_run)
+        writer = NestedWriter(out, dense, self.source.metadata, self.draft, {}, dry_run)
         kept = self._masks(writer)
         writer.masks_done()
         digests = [""] * len(kept) if dry_run else self._data(out, writer)

@@ -11,10 +11,11 @@ import numpy as np
 from elsa_cli.checkpoint.bitmask import popcount
 from elsa_cli.checkpoint.digest import digest_ranges
 from elsa_cli.checkpoint.level import Level
+from elsa_cli.checkpoint.names import mask_name
 from elsa_cli.checkpoint.nested import NestedReader
 from elsa_cli.checkpoint.opening import open_nested
 from elsa_cli.checkpoint.packed import PackedReader
-from elsa_cli.checkpoint.reader import Reader, mask_name
+from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.checkpoint.work import Progress, default_threads, no_progress, run
 from elsa_cli.errors import BadManifest
 

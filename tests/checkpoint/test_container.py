@@ -100,7 +100,8 @@ def test_a_read_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     path = write_raw(tmp_path / "m", {"a": entry(0, 1)}, b"a")
     with Container(path) as container:
-        monkeypatch.setattr(os, "preadv", broken)
+        for call in ("preadv", "pread"):
+            monkeypatch.setattr(os, call, broken)
         with pytest.raises(InputError, match="Input/output error") as caught:
             container.read(container.tensors[0])
     assert str(path) in str(caught.value)

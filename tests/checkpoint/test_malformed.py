@@ -116,7 +116,11 @@ def test_what_is_not_json(tmp_path: Path, text: bytes) -> None:
         "U8",
         {},
         {"dtype": "U8", "shape": [0]},
-        {**entry(0, 0), "more": 1},
+        ["U8", [1]],
+        ["U8", [1], [0, 1], 1],
+        {**entry(0, 1), "dtype": {"U8": 0}},
+        {**entry(0, 1), "dtype": {"U8": None, "I8": None}},
+        {**entry(0, 1), "dtype": {}},
         entry(0, 0, dtype=None),
         entry(0, 0, dtype=["U8"]),
         entry(0, 0, shape="12"),
@@ -131,7 +135,7 @@ def test_what_is_not_json(tmp_path: Path, text: bytes) -> None:
         {"dtype": "U8", "shape": [0], "data_offsets": [0, 0, 0]},
         {"dtype": "U8", "shape": [0], "data_offsets": 0},
     ],
-    ids=range(19),
+    ids=range(23),
 )
 def test_entries_of_the_wrong_form(tmp_path: Path, fields: Any) -> None:
     path = write_raw(tmp_path / "m", {"layer.weight": fields}, bytes(1))
@@ -151,6 +155,10 @@ def test_a_name_that_stands_twice(tmp_path: Path) -> None:
     # escapes do not hide it
     path = write_raw(tmp_path / "m", f'{{"w":{one},"\\u0077":{one}}}'.encode(), bytes(1))
     refused(path, DuplicateName, ": w: ")
+    for field in ("dtype", "shape", "data_offsets"):
+        text = one.replace("{", f'{{"{field}":{json.dumps(entry(0, 1)[field])},')
+        path = write_raw(tmp_path / "m", f'{{"w":{text}}}'.encode(), bytes(1))
+        refused(path, DuplicateName, f": w: '{field}' ")
     path = write_raw(tmp_path / "m", b'{"__metadata__":{"k":"1","k":"2"}}')
     refused(path, DuplicateName, ": k: ")
 
@@ -172,6 +180,7 @@ def test_a_name_that_stands_twice(tmp_path: Path) -> None:
         ({"a": entry(0, 8, [])}, ShapeMismatch, ("a",)),
         ({"a": entry(0, 8, [0])}, ShapeMismatch, ("a",)),
         ({"a": entry(0, 8, [1 << 32, 1 << 32])}, ShapeMismatch, ("a",)),
+        ({"a": entry(0, 0, [0, 1 << 64])}, ShapeMismatch, ("a",)),
         ({"a": entry(0, 8, [17], "F4")}, ShapeMismatch, ("a",)),
         ({"a": entry(0, 8, [15], "F4")}, ShapeMismatch, ("a",)),
         ({"a": entry(0, 8, [8], "F7")}, UnknownDtype, ("a", "'F7'")),
@@ -180,7 +189,7 @@ def test_a_name_that_stands_twice(tmp_path: Path) -> None:
         ({"a": entry(0, 5)}, TrailingBytes, ("3 bytes",)),
         ({}, TrailingBytes, ("8 bytes",)),
     ],
-    ids=range(21),
+    ids=range(22),
 )
 def test_each_contradiction_has_its_own_error(
     tmp_path: Path, header: Any, kind: type[MalformedFile], words: tuple[str, ...]

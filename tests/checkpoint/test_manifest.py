@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from elsa_cli.checkpoint.bitmask import encode_text
 from elsa_cli.checkpoint.level import DENSE, parse_level
-from elsa_cli.checkpoint.manifest import decode, foreign, is_ours
+from elsa_cli.checkpoint.manifest import decode, find_manifest
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.errors import BadManifest, LevelNotStored, UnknownVersion
 from tests.networks import edit, make, manifest_of, widen, write_nested, write_pack
@@ -71,10 +72,50 @@ def test_the_longest_manifest_is_no_shorter_than_any(nested: Path) -> None:
     assert len(bare.longest().encode()) >= len(manifest.encode())
 
 
-def test_what_is_ours() -> None:
-    assert [is_ours(k) for k in ("elsa", "elsa.mask.0.9", "elsa.x")] == [True] * 3
-    assert [is_ours(k) for k in ("", "elsax", "Elsa.mask", "format", "x.elsa")] == [False] * 5
-    assert foreign({"elsa": "a", "elsa.mask.0.9": "b", "format": "pt"}) == {"format": "pt"}
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "1",
+        "null",
+        '"version"',
+        "[]",
+        '{"version": 1}',
+        '{"kind": "nested"}',
+        "[" * 100_000,
+    ],
+    ids=range(9),
+)
+@pytest.mark.parametrize(
+    "mask", [None, "", "1", "note", "not base64", "YWJjZGVmZ2g=", "AwA", "AwA=AwA=", "é"]
+)
+def test_what_others_put_under_the_key(text: str, mask: str | None) -> None:
+    metadata = {"elsa": text, "elsa.note": "AwA="}
+    if mask is not None:
+        metadata["elsa.mask.0.9"] = mask
+    assert find_manifest(metadata, ["elsa.weight", "elsa.mask.0", "w"], "f") is None
+    assert find_manifest({k: v for k, v in metadata.items() if k != "elsa"}, ["w"], "f") is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", '{"version": 1}', '{"version": 3}', "[]"])
+@pytest.mark.parametrize("place", ["header", "mask", "shell", "dense"])
+def test_masks_tell_a_damaged_manifest_from_that_of_others(text: str, place: str) -> None:
+    metadata = {"elsa": text}
+    names = ["w"]
+    if place == "header":
+        metadata["elsa.mask.0.9"] = encode_text(bytes(2_000_000))
+    else:
+        own = {"mask": "mask.0.9", "shell": "shell.0.9.mask", "dense": "shell.dense.values"}
+        names.append(f"elsa.{own[place]}")
+    with pytest.raises((BadManifest, UnknownVersion)):
+        find_manifest(metadata, names, "f")
+
+
+@pytest.mark.parametrize("text", ['{"version":1,"kind":"nested"}', '{"version":1,"kind":null}'])
+def test_a_manifest_that_says_what_it_is_is_ours(text: str) -> None:
+    with pytest.raises(BadManifest):
+        find_manifest({"elsa": text}, ["w"], "f")
 
 
 @pytest.mark.parametrize("version", [2, 0, "1", "x", None, [1], 99])
@@ -132,7 +173,7 @@ BOTH: dict[str, Change] = {
     "entry no object": _set("tensors", 0, "fc.weight"),
     "entry twice": lambda fields: fields["tensors"].append(fields["tensors"][0]),
     "entry is a shared one": _set("tensors", 0, "name", "table.weight"),
-    "entry is ours": _set("tensors", 0, "name", "elsa.x"),
+    "entry is ours": _set("tensors", 0, "name", "elsa.mask.0.3"),
     "name no text": _set("tensors", 0, "name", 3),
     "dtype unknown": _set("tensors", 0, "dtype", "F7"),
     "dtype other": _set("tensors", 0, "dtype", "F64"),

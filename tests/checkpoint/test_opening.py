@@ -75,13 +75,21 @@ def test_a_nested_file_that_is_cut(files: dict[str, Path]) -> None:
 
 
 def test_reserved_names_in_a_plain_file(tmp_path: Path) -> None:
-    for name in ("elsa.mask.0.9", "elsa"):
+    for name in (
+        "elsa.mask.0.9",
+        "elsa.level.0.5/w",
+        "elsa.shell.0.25.mask",
+        "elsa.shell.dense.values",
+    ):
         path = write_safetensors(tmp_path / "m", [("w", "U8", (1,), b"a"), (name, "U8", (0,), b"")])
         with pytest.raises(InputError, match="reserved") as caught:
             open_plain(path)
         assert caught.value.tensor == name
     path = write_safetensors(tmp_path / "m", [("elsaw", "U8", (1,), b"a")])
     open_plain(path).close()
+    for name in ("elsa", "elsa.weight", "elsa.mask.0", "elsa.mask.weight", "elsa.level.0.9.weight"):
+        path = write_safetensors(tmp_path / "m", [(name, "U8", (1,), b"a")])
+        open_plain(path).close()
 
 
 def test_whoever_refuses_closes(files: dict[str, Path]) -> None:

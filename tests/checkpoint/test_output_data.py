@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 
 from elsa_cli.checkpoint.output import COPY_BYTES, OutputFile, Policy, copy_steps
-from elsa_cli.errors import DiskFull, ElsaError, OutputError
+from elsa_cli.errors import DiskFull, ElsaError, OutputError, OutputExists
 
 DATA = bytes(range(256)) * 5
+
+
+def needs(call: str) -> pytest.MarkDecorator:
+    """Skip a test where Python lacks a call."""
+    return pytest.mark.skipif(not hasattr(os, call), reason=f"os.{call} is not there")
 
 
 def copy(source: Path, target: Path, size: int) -> None:
@@ -49,6 +54,7 @@ def test_resize_and_read_back(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == bytes(90) + b"abc" + bytes(7)
 
 
+@needs("preadv")
 def test_reading_back_past_the_end_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = os.preadv, iter(range(100))
 
@@ -70,12 +76,15 @@ def test_copies_are_the_same_with_and_without_the_kernels_help(
     source = tmp_path / "in"
     data = os.urandom(3_000_001)
     source.write_bytes(data)
-    real = os.copy_file_range
+    if number is not None and not hasattr(os, "copy_file_range"):
+        pytest.skip("os.copy_file_range is not there")
+    real = getattr(os, "copy_file_range", None)
 
     def call(src: int, dst: int, count: int, at: int, to: int) -> int:
         if isinstance(number, int):
             raise OSError(number, os.strerror(number))
-        return real(src, dst, min(count, 700_000), at, to)
+        assert real is not None
+        return int(real(src, dst, min(count, 700_000), at, to))
 
     if number is not None:
         monkeypatch.setattr(os, "copy_file_range", call)
@@ -95,6 +104,7 @@ def test_a_copy_of_more_than_there_is_is_an_error(tmp_path: Path) -> None:
     assert listed(tmp_path) == ["in"]
 
 
+@needs("copy_file_range")
 def test_a_full_disk_while_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -136,17 +146,18 @@ def test_an_input_that_ends_while_it_is_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("clobber", [True, False])
+@pytest.mark.parametrize("there", [True, False])
 def test_a_file_system_without_hard_links(
-    clobber: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clobber: bool, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has no nameless files either; only a rename could replace a file unasked."""
+    """It has no nameless files either; nobody's file is replaced unasked all the same."""
     whole = os.open
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     def named(path: str, flags: int, *rest: Any) -> int:
-        if flags & os.O_TMPFILE == os.O_TMPFILE:
+        if hasattr(os, "O_TMPFILE") and flags & os.O_TMPFILE == os.O_TMPFILE:
             refuse()
         return whole(path, flags, *rest)
 
@@ -154,10 +165,120 @@ def test_a_file_system_without_hard_links(
     monkeypatch.setattr(os, "link", refuse)
     with OutputFile(tmp_path / "out", Policy(clobber=clobber)) as out:
         out.write_at(0, b"new")
-        if clobber:
+        if there:
+            (tmp_path / "out").write_bytes(b"theirs")
+        if clobber or not there:
             out.commit()
         else:
-            with pytest.raises(OutputError, match="Operation not permitted"):
+            with pytest.raises(OutputExists):
                 out.commit()
-    assert os.listdir(tmp_path) == (["out"] if clobber else [])
-    assert not clobber or (tmp_path / "out").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_bytes() == (b"new" if clobber or not there else b"theirs")
+
+
+def test_a_rename_that_fails_frees_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without hard links, --no-clobber takes the name before it renames."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
+    with OutputFile(tmp_path / "out", Policy(clobber=False)) as out:
+        out.write_at(0, b"new")
+        with pytest.raises(OutputError, match="Permission denied"):
+            out.commit()
+    assert os.listdir(tmp_path) == []
+
+
+@needs("O_TMPFILE")
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("clobber", [True, False])
+def test_a_link_that_is_refused_in_the_end_only(
+    clobber: bool, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written to a file without a name is copied, rather than lost."""
+    path, data = tmp_path / "out", os.urandom(3_000_000)
+    if there and clobber:
+        path.write_bytes(b"old")
+        path.chmod(0o604)
+    real = os.link
+
+    def link(source: str, target: str, **options: Any) -> None:
+        if source.startswith("/proc/") and target != ".":
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "link", link)
+    with OutputFile(path, Policy(clobber=clobber)) as out:
+        out.write_at(0, data)
+        assert os.listdir(tmp_path) == (["out"] if path.exists() else [])
+        if there and not clobber:
+            path.write_bytes(b"theirs")
+            with pytest.raises(OutputExists):
+                out.commit()
+            data = b"theirs"
+        else:
+            out.commit()
+    assert os.listdir(tmp_path) == ["out"]
+    assert path.read_bytes() == data
+    assert not (there and clobber) or path.stat().st_mode & 0o777 == 0o604
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM])
+def test_where_nothing_can_be_synced(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with OutputFile(tmp_path / "out") as out:
+        out.write_at(0, DATA)
+        out.commit()
+    assert (tmp_path / "out").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("call", ["fsync", "pwrite", "ftruncate"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS])
+def test_a_disk_that_fails_is_an_error(
+    call: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "out").write_bytes(b"old")
+    monkeypatch.setattr(os, call, broken)
+
+    def write() -> None:
+        with OutputFile(tmp_path / "out") as out:
+            out.resize(len(DATA))
+            out.write_at(0, DATA)
+            out.commit()
+
+    with pytest.raises(OutputError, match=os.strerror(number)):
+        write()
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_bytes() == b"old"
+
+
+def test_a_file_system_that_counts_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = SimpleNamespace(f_frsize=4096, f_blocks=0, f_bfree=0, f_bavail=0)
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: nothing)
+    with OutputFile(tmp_path / "out") as out:
+        out.reserve(1 << 60)
+    monkeypatch.setattr(
+        os, "fstatvfs", lambda fd: SimpleNamespace(**{**vars(nothing), "f_blocks": 9})
+    )
+    with OutputFile(tmp_path / "out") as out, pytest.raises(DiskFull):
+        out.reserve(1)
+
+
+def test_a_private_file_is_private_all_the_while(tmp_path: Path) -> None:
+    """Even where permissions cannot be changed, a new file is never more open than the old."""
+    (tmp_path / "out").write_bytes(b"old")
+    (tmp_path / "out").chmod(0o600)
+    with OutputFile(tmp_path / "out") as out:
+        assert os.fstat(out.fd).st_mode & 0o777 == 0o600

@@ -238,7 +238,6 @@ def test_sections(packed: Path) -> None:
         ('"elsa.shell.0.7.mask"', '"elsa.shell.0.7.musk"'),
         ('"elsa.level.0.7/steps"', '"elsa.level.0.6/steps"'),
         ('"elsa.shell.0.9.values":{"dtype":"U8"', '"elsa.shell.0.9.values":{"dtype":"I8"'),
-        ('"table.weight"', '"elsa.table.w"'),
     ],
 )
 def test_sections_under_other_names_or_dtypes(

@@ -95,3 +95,9 @@ def test_default_threads_is_what_the_process_may_use(monkeypatch: pytest.MonkeyP
     assert default_threads() == 4
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
     assert default_threads() == 1
+
+    def refused(_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_getaffinity", refused)
+    assert default_threads() == 2

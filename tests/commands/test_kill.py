@@ -80,7 +80,11 @@ def test_killed_at_any_moment(command: str, there: bool, folder: Path) -> None:
         except subprocess.TimeoutExpired:
             process.send_signal(number)
         _, err = process.communicate(timeout=60)
-        assert names(folder / "out") in ([["file"]] if there else [[], ["file"]]), err
+        left = names(folder / "out")
+        if number == signal.SIGKILL and not hasattr(os, "O_TMPFILE"):
+            # Nothing else can be done for a file that has a name from the start.
+            left = [name for name in left if not name.startswith(".file.")]
+        assert left in ([["file"]] if there else [[], ["file"]]), err
         if out.exists():
             assert out.read_bytes() in ([old, new] if there else [new]), err
         if process.returncode == 0:

@@ -443,7 +443,9 @@ def test_a_loss_that_is_nan_keeps_the_last_save(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_nan_without_a_save(tmp_path: Path) -> None:
-    with pytest.raises(NonFiniteLoss, match=r"nan at step 1 of level 0.8; .*--clip-norm$"):
+    with pytest.raises(
+        NonFiniteLoss, match=r"nan at step 1 of level 0.8; no step .* learning rate is not"
+    ):
         train(tmp_path, MODEL, DATA, NAN_AT.format(1), **SGD)
     with pytest.raises(NonFiniteLoss, match=r"inf at step 1 of the joint phase"):
         train(tmp_path, MODEL, DATA, NAN_AT.format(1).replace("nan", "inf"), joint_epochs=1.0)
