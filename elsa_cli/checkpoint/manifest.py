@@ -12,6 +12,7 @@ from elsa_cli.checkpoint.container import TensorInfo
 from elsa_cli.checkpoint.dtypes import DTYPES, DType
 from elsa_cli.checkpoint.level import DENSE, Level, parse_level
 from elsa_cli.errors import BadManifest, ElsaError, LevelNotStored, UnknownVersion
+from elsa_cli.text import plain
 
 __all__ = ["KEY", "VERSION", "Entry", "Manifest", "Packing", "decode", "foreign", "is_ours"]
 
@@ -142,7 +143,7 @@ class Manifest:
             "levels": [level.text for level in self.levels],
             "masks": self.masks,
             "mask_digests": self.mask_digests,
-            "method": self.method,
+            "method": plain(self.method),
             "seed": self.seed,
             "per_level": self.per_level,
             "tensors": tensors,
@@ -150,7 +151,9 @@ class Manifest:
         if self.packing:
             manifest["prefix"] = self.packing.prefix
             manifest["section_digests"] = dict(self.packing.digests)
-        return json.dumps(manifest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(
+            manifest, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
 
     def longest(self) -> Manifest:
         """Return this manifest with every count and digest at its longest.
@@ -213,6 +216,7 @@ def _count(value: Any) -> int:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not a string")
+    value.encode()  # refuses lone surrogates, which JSON can spell and no file can hold
     return value
 
 
