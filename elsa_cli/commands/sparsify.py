@@ -18,7 +18,7 @@ from elsa_cli.commands._common import (
 from elsa_cli.commands._input import open_input
 from elsa_cli.settings import parse_pairs
 from elsa_cli.sparsifiers import methods
-from elsa_cli.ui import Screen, count, percent, size
+from elsa_cli.ui import Screen, count, listed, percent, size
 
 if TYPE_CHECKING:
     from elsa_cli.operations.sparsify import SparsifyReport
@@ -174,7 +174,7 @@ def _show(screen: Screen, report: SparsifyReport) -> None:
         ],
     )
     if report.skipped:
-        names = ", ".join(report.skipped[:3]) + (", …" if len(report.skipped) > 3 else "")
+        names = listed(report.skipped)
         screen.warn(
             f"{len(report.skipped)} tensors stay dense, the groups do not fit them: {names}"
         )
