@@ -86,3 +86,57 @@ def test_columns_are_as_wide_as_what_is_shown() -> None:
         r" \x1b   1",
         "",
     ]
+
+
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        (
+            56,
+            [
+                "                                     density    density",
+                " tensor                      dtype    at 0.9     at 0.5",
+                " ──────────────────────────────────────────────────────",
+                " layers.0.attention.weight     F32   10.00 %    50.00 %",
+            ],
+        ),
+        (
+            50,
+            [
+                "                                density   density",
+                " tensor                 dtype    at 0.9    at 0.5",
+                " ────────────────────────────────────────────────",
+                " layers.0.attention.w     F32   10.00 %   50.00 %",
+                " eight",
+            ],
+        ),
+        (
+            34,
+            [
+                "                  density density",
+                " tensor     dtype  at 0.9  at 0.5",
+                " ────────────────────────────────",
+                " layers.0.a   F32 10.00 % 50.00 %",
+                " ttention.w",
+                " eight",
+            ],
+        ),
+        (
+            20,
+            [
+                "          dens dens",
+                "           ity  ity",
+                " ten dtyp   at   at",
+                " sor    e  0.9  0.5",
+                " ──────────────────",
+                " lay  F32 10.0 50.0",
+                " ers       0 %  0 %",
+            ],
+        ),
+    ],
+)
+def test_what_is_broken_first(width: int, lines: list[str]) -> None:
+    """The names of columns at their spaces, then those of rows; numbers where nothing helps."""
+    columns = ["tensor", "dtype", "density at 0.9", "density at 0.5"]
+    rows = [["layers.0.attention.weight", "F32", "10.00 %", "50.00 %"]]
+    assert list(draw(columns, rows, width=width))[1 : 1 + len(lines)] == lines
