@@ -236,6 +236,12 @@ def test_metrics_that_are_not_finite(server: Server, tmp_path: Path) -> None:
     assert [row["metrics"] for row in strict_json(done.out)["levels"]] == [METRICS] * 2
     assert "nan" in done.err
     assert r"low\x1b[2J\ud800" in done.err
+    pytest.importorskip("matplotlib")
+    drawn = ("evaluate", "n", "--recipe", "recipe.py", "--plot", "p.svg")
+    done = server.run(*drawn, cwd=tmp_path)
+    assert done.code == 0, done.err
+    safe(done.err.encode())
+    safe((tmp_path / "p.svg").read_bytes())
 
 
 def test_what_a_recipe_raises(server: Server, tmp_path: Path) -> None:
