@@ -7,13 +7,14 @@ import os
 import signal
 import sys
 from importlib import import_module
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import click
 
 from elsa_cli import commands
 from elsa_cli.errors import ElsaError
+from elsa_cli.text import one_line, printable
 from elsa_cli.ui import highlight
 
 __all__ = ["cli", "main"]
@@ -102,7 +103,7 @@ def _of_the_system(error: OSError | MemoryError) -> str:
 
 def _complain(message: str) -> None:
     with contextlib.suppress(OSError):
-        click.echo(highlight("Error: ", "red") + message, err=True)
+        click.echo(highlight("Error: ", "red") + one_line(message), err=True)
 
 
 def _open_standard_streams() -> None:
@@ -133,7 +134,7 @@ def _run(arguments: list[str]) -> int:
     except click.ClickException as error:
         where = getattr(error, "ctx", None)
         command = where.command_path if where else "elsa"
-        _complain(f"{' '.join(error.format_message().split())} (see `{command} --help`)")
+        _complain(f"{error.format_message()} (see `{command} --help`)")
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted")
@@ -150,9 +151,21 @@ def _run(arguments: list[str]) -> int:
         return FAILED
 
 
+def _show_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Show what Python itself would, but for what could steer the terminal."""
+    import traceback
+
+    text = "".join(traceback.format_exception(kind, error, trace))
+    with contextlib.suppress(OSError):
+        click.echo("\n".join(map(printable, text.rstrip("\n").split("\n"))), err=True)
+
+
 def main() -> None:
     """Run `elsa` with the arguments of the process."""
     _open_standard_streams()
+    sys.excepthook = _show_traceback
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _stop)

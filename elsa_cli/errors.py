@@ -48,6 +48,8 @@ import signal
 from collections.abc import Sequence
 from typing import Self
 
+from elsa_cli.text import one_line
+
 __all__ = [
     "AlreadyNested",
     "BadManifest",
@@ -88,15 +90,6 @@ __all__ = [
 ]
 
 
-def _one_line(text: str) -> str:
-    """Return a text without line breaks, and without what could steer a terminal."""
-    shown = (
-        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
-        for c in text
-    )
-    return " ".join("".join(shown).split())
-
-
 class ElsaError(Exception):
     """What went wrong, in which file and tensor, and what to do about it.
 
@@ -124,7 +117,7 @@ class ElsaError(Exception):
         self.hint = hint
         where = "".join(f"{part}: " for part in (self.file, tensor) if part)
         line = where + what + (f"; {hint}" if hint else "")
-        super().__init__(_one_line(line))
+        super().__init__(one_line(line))
 
     def renamed(self, file: str) -> Self:
         """Return this error with another name for its file."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from elsa_cli.checkpoint.output import OutputFile, Policy
 from elsa_cli.errors import ElsaError, UsageError
+from elsa_cli.text import printable
 
 if TYPE_CHECKING:
     from elsa_cli.operations.evaluate import EvaluateReport
@@ -68,8 +69,8 @@ def draw_levels(path: str, report: EvaluateReport) -> None:
                 axis.annotate(
                     str(row.level), (x, y), textcoords="offset points", xytext=(4, 6), fontsize=8
                 )
-        left.set_ylabel(name)
-    figure.suptitle(os.path.basename(report.checkpoint), fontsize=10)
+        left.set_ylabel(printable(name))
+    figure.suptitle(printable(os.path.basename(report.checkpoint)), fontsize=10)
     figure.tight_layout()
     kind = os.path.splitext(path)[1][1:].lower()
     dated = {"Date": None} if kind == "svg" else {"CreationDate": None} if kind == "pdf" else {}

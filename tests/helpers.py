@@ -178,6 +178,22 @@ def encode_floats(
     return np.frombuffer(codes.astype("<u1").tobytes(), "<u1")
 
 
+def strict_json(text: str | bytes) -> Any:
+    """Read JSON as the standard has it: UTF-8, no NaN, no Infinity, no key twice."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is not JSON")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        assert len(dict(items)) == len(items), "a key stands twice"
+        return dict(items)
+
+    shown = text.decode() if isinstance(text, bytes) else text
+    value = json.loads(shown, parse_constant=refuse, object_pairs_hook=pairs)
+    json.dumps(value, ensure_ascii=False).encode()  # no lone surrogates, spelled as escapes
+    return value
+
+
 def elsa(
     *args: StrPath,
     stdin: bytes | int | IO[bytes] | None = None,

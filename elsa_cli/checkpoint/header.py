@@ -93,7 +93,7 @@ def encode_header(
             "shape": list(t.shape),
             "data_offsets": [t.begin, t.end],
         }
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     needed = 8 + len(text) + -len(text) % 8
     total = needed if length is None else length
     assert total >= needed

@@ -14,6 +14,7 @@ from elsa_cli.checkpoint.header import TensorInfo
 from elsa_cli.checkpoint.level import DENSE, Level, parse_level
 from elsa_cli.checkpoint.names import KEY, is_ours
 from elsa_cli.errors import BadManifest, ElsaError, LevelNotStored, UnknownVersion
+from elsa_cli.text import plain
 
 __all__ = ["VERSION", "Entry", "Manifest", "Packing", "decode", "find_manifest"]
 
@@ -133,7 +134,7 @@ class Manifest:
             "levels": [level.text for level in self.levels],
             "masks": self.masks,
             "mask_digests": self.mask_digests,
-            "method": self.method,
+            "method": plain(self.method),
             "seed": self.seed,
             "per_level": self.per_level,
             "tensors": tensors,
@@ -141,7 +142,9 @@ class Manifest:
         if self.packing:
             manifest["prefix"] = self.packing.prefix
             manifest["section_digests"] = dict(self.packing.digests)
-        return json.dumps(manifest, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(
+            manifest, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
 
     def longest(self) -> Manifest:
         """Return this manifest with every count and digest at its longest.
@@ -243,6 +246,7 @@ def _count(value: Any) -> int:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not a string")
+    value.encode()  # refuses lone surrogates, which JSON can spell and no file can hold
     return value
 
 

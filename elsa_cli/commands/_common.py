@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from elsa_cli.errors import UsageError
+from elsa_cli.text import json_text, printable
 from elsa_cli.ui import Screen, count
 
 if TYPE_CHECKING:
@@ -143,13 +143,18 @@ def default_output(output: str | None, named: bool) -> str | None:
 
 
 def send(screen: Screen, outputs: Sequence[str], payload: dict[str, Any] | None) -> None:
-    """Print the result: the paths, a line each, or one JSON object."""
+    """Print the result: the paths, a line each, or one JSON object.
+
+    The next program in a pipe gets whatever bytes a name is made of; a terminal gets a text.
+    """
     if payload is not None:
-        click.echo(json.dumps(payload, ensure_ascii=False))
+        # As bytes: the encoding of standard output is the terminal's affair, that of JSON is not.
+        click.echo(json_text(payload).encode())
         return
+    terminal = sys.stdout is not None and sys.stdout.isatty()
     for path in outputs:
         if path != "-":
-            click.echo(os.fsencode(path))  # whatever bytes the name is made of
+            click.echo(printable(path) if terminal else os.fsencode(path))
 
 
 def show_roles(screen: Screen, roles: Sequence[RoleRow]) -> None:
@@ -169,7 +174,7 @@ def to_json(value: Any) -> Any:
         return value.text
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(v) for v in value]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
 from elsa_cli.checkpoint.closing import Closing
 from elsa_cli.commands._training import number
 from elsa_cli.errors import OutputError
+from elsa_cli.text import json_text
 from elsa_cli.training.watching import PhaseReport, Tick, Watcher
 from elsa_cli.ui import TrainingLine
 
@@ -56,7 +56,7 @@ class ScreenWatcher(Watcher, Closing):
             if not self._begun:  # a new run begins a new log
                 self._log.truncate(0)
             self._begun = True
-            self._log.write(json.dumps({"kind": kind, **fields}) + "\n")
+            self._log.write(json_text({"kind": kind, **fields}) + "\n")
             self._log.flush()
         except OSError as error:
             raise self._unwritable(error) from error

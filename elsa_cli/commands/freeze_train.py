@@ -210,7 +210,7 @@ def command(
         (
             open_input(checkpoint, screen, search=True)
             if levels is None
-            else open_optional(checkpoint)
+            else open_optional(checkpoint, screen)
         ) as source,
         explained(screen),
         screen.training_line() as line,

@@ -40,7 +40,7 @@ def command(
         report = verify(source.path, threads=threads, progress=progress)
     for problem in report.problems:
         if not as_json:
-            click.echo(f"{problem.where}: {problem.what}", err=True)
+            screen.problem(f"{problem.where}: {problem.what}")
     if report.ok:
         levels = ", ".join(map(str, report.levels))
         screen.note(

@@ -7,18 +7,12 @@ from collections.abc import Sequence
 from elsa_cli.checkpoint.level import Level
 from elsa_cli.checkpoint.manifest import Entry
 from elsa_cli.selection.eligible import Eligible
+from elsa_cli.text import listed
 
-__all__ = ["concerns", "listed"]
+__all__ = ["concerns"]
 
-SHOWN = 3  # names in a line
 SHARE = 3  # times a tensor's share of the weights that its share of what is kept is too much
 PART = 0.1  # of what a level keeps: below, no tensor is too much
-
-
-def listed(names: Sequence[str], shown: int = SHOWN) -> str:
-    """Return the first names in a line, and how many more there are."""
-    more = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def concerns(levels: Sequence[Level], entries: Sequence[Entry], eligible: Eligible) -> list[str]:

@@ -13,6 +13,7 @@ from elsa_cli.checkpoint.level import DENSE, parse_level
 from elsa_cli.checkpoint.manifest import decode, find_manifest
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.errors import BadManifest, LevelNotStored, UnknownVersion
+from tests.helpers import strict_json
 from tests.networks import edit, make, manifest_of, widen, write_nested, write_pack
 
 NET = make()
@@ -49,6 +50,24 @@ def test_what_it_says(nested: Path, packed: Path) -> None:
     assert manifest.kept(DENSE) == manifest.prunable
     assert manifest.per_level == ("norm.bias", "norm.weight", "steps")
     assert decode(json.dumps(manifest_of(packed)), "f").kind == "packed"
+
+
+def test_options_that_json_cannot_hold(nested: Path) -> None:
+    """An option of a method may be infinite, or a text of the command line that is no UTF-8."""
+    manifest = decode(json.dumps(manifest_of(nested)), "f")
+    options = {"cap": float("inf"), "name": "a\udcff"}
+    text = replace(manifest, method={"name": "m", "options": options}).encode()
+    assert strict_json(text)["method"]["options"] == {"cap": None, "name": r"a\xff"}
+    assert decode(text, "f").encode() == text
+
+
+@pytest.mark.parametrize("field", ["mask_digests", "per_level"])
+def test_texts_that_no_file_can_hold(nested: Path, field: str) -> None:
+    """JSON can spell half of a character; written again, it would be no UTF-8."""
+    fields = manifest_of(nested)
+    fields[field][0] = "\ud800"
+    with pytest.raises(BadManifest, match="surrogates not allowed"):
+        decode(json.dumps(fields), "f")
 
 
 def test_find(nested: Path) -> None:

@@ -117,13 +117,12 @@ def test_standard_input_that_cannot_be_used(
     assert "x" not in names(folder)
 
 
-@pytest.mark.parametrize("redirect", ["< /dev/null", "<&-", "< empty", ": |"])
+@pytest.mark.parametrize("redirect", ["< /dev/null", "<&-", "< empty"])
 def test_without_standard_input_the_folder_is_searched(
     redirect: str, folder: Path, sparse: bytes
 ) -> None:
     (folder / "empty").write_bytes(b"")
-    before, after = ("", redirect) if redirect.startswith("<") else (redirect, "")
-    done = sh(f"{before} elsa extract --level 0.9 -o x {after}", folder)
+    done = sh(f"elsa extract --level 0.9 -o x {redirect}", folder)
     assert (done.returncode, done.stdout) == (0, "x\n"), done.stderr
     assert "using model.elsa.safetensors" in done.stderr
     assert (folder / "x").read_bytes() == sparse
