@@ -163,6 +163,7 @@ def show_roles(screen: Screen, roles: Sequence[RoleRow]) -> None:
         screen.table(
             ["left dense", "tensors", "parameters", "largest"],
             [[row.role, count(row.tensors), count(row.parameters), row.example] for row in roles],
+            texts=("largest",),
         )
 
 

@@ -80,7 +80,11 @@ def _show(screen: Screen, report: InspectReport) -> None:
                 t.reason,
             ]
         )
-    screen.table(["tensor", "dtype", "shape", "bytes", *columns, "role", "told by"], rows)
+    screen.table(
+        ["tensor", "dtype", "shape", "bytes", *columns, "role", "told by"],
+        rows,
+        texts=("role", "told by"),
+    )
     if report.levels:
         about = "" if report.packed_exact else "about "
         screen.table(

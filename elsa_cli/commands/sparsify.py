@@ -244,4 +244,5 @@ def _show_tensors(screen: Screen, report: SparsifyReport) -> None:
     ]
     levels = [f"kept at {level}" for level in report.levels]
     group = ["groups along"] if grouped else []
-    screen.table(["tensor", "shape", "dtype", *levels, *group, "role", "told by"], kept + dense)
+    columns = ["tensor", "shape", "dtype", *levels, *group, "role", "told by"]
+    screen.table(columns, kept + dense, texts=("role", "told by"))

@@ -138,7 +138,9 @@ def tell(
         elif t.name in scales:
             told[t.name] = Told("scale", f"scale of {scales[t.name]}")
         elif t.dtype.float_bits is None:
-            told[t.name] = Told("constant", f"{t.dtype.name} is no float that can be ranked")
+            role = named[t.name].role
+            role = "constant" if role in ("weight", "head", "router", "other") else role
+            told[t.name] = Told(role, f"its dtype: {t.dtype.name} cannot be ranked")
         elif classes is not None and t.name in classes.told:
             told[t.name] = _by_class(classes.told[t.name], named[t.name])
         else:
@@ -185,10 +187,10 @@ def _by_rules(t: TensorInfo, name: Name, siblings: Siblings, rows: frozenset[int
         if all(_holds(test, t, name, siblings, rows) for test in rule.tests):
             if rule.role == "weight" and not matrix:
                 break
-            return Told(rule.role, rule.family)
+            return Told(rule.role, f"its name: {rule.family}")
     if not matrix:
-        return Told("other", "fewer than two dimensions other than 1")
-    return Told("weight", "two or more dimensions; no rule knows its name", known=False)
+        return Told("other", "its shape: fewer than two dimensions other than 1")
+    return Told("weight", "its shape: no rule knows its name", known=False)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -238,9 +240,9 @@ def _by_values(
         return told
     reason = computed(container, t, named=named)
     if reason is not None:
-        return Told("constant", reason)
+        return Told("constant", f"its values: {reason}")
     if told.role == "weight":
         for other in embeddings:
             if equal(container, t, other):
-                return Told("head", f"equal to the embedding {other.name}")
+                return Told("head", f"its values: equal to the embedding {other.name}")
     return told

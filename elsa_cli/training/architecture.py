@@ -53,11 +53,13 @@ def roles_of(model: nn.Module) -> dict[str, Told]:
         for name, buffer in module.named_buffers(recurse=False):
             if isinstance(buffer, Tensor) and name not in module._non_persistent_buffers_set:
                 norm = _class_of(module)[0] == "norm" or name.startswith("running_")
-                told[dot + name] = Told("norm" if norm else "constant", f"buffer of {kind}")
+                told[dot + name] = Told(
+                    "norm" if norm else "constant", f"its module: buffer of {kind}"
+                )
         role, dim = ("head", 1) if module is head else _class_of(module)
         for name, parameter in module.named_parameters(recurse=False):
             if isinstance(module, nn.MultiheadAttention) and name in ATTENTION:
-                told[dot + name] = Told("weight", kind, input_dim=1)
+                told[dot + name] = Told("weight", f"its module: {kind}", input_dim=1)
             elif role is not None and name not in ("weight_g", "weight_u"):
                 told[dot + name] = _parameter(name, parameter, role, dim, kind)
     return told
@@ -77,12 +79,12 @@ def _class_of(module: nn.Module) -> tuple[str | None, int | None]:
 
 def _parameter(name: str, parameter: Tensor, role: str, dim: int | None, kind: str) -> Told:
     if role in ("norm", "scale"):
-        return Told(role, kind)
+        return Told(role, f"its module: {kind}")
     if "bias" in name:
-        return Told("bias", kind)
+        return Told("bias", f"its module: {kind}")
     if sum(size != 1 for size in parameter.shape) < 2:
-        return Told("other", f"{kind}, fewer than two dimensions other than 1")
-    return Told(role, kind, input_dim=dim)
+        return Told("other", f"its module: {kind}, fewer than two dimensions other than 1")
+    return Told(role, f"its module: {kind}", input_dim=dim)
 
 
 def model_of_config(

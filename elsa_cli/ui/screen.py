@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import click
@@ -60,9 +60,13 @@ class Screen:
         self.verbose = verbose
 
     def table(
-        self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        title: str | None = None,
+        texts: Collection[str] = (),
     ) -> None:
-        """Draw a table; the first column is text, the others are numbers.
+        """Draw a table; the first column is text and so are those in `texts`, others are numbers.
 
         On a terminal, a long one is cut to its first and its last rows, unless the user asked for
         details. Elsewhere every row is there, in one line.
@@ -81,6 +85,7 @@ class Screen:
             columns,
             rows,
             title=title,
+            texts=texts,
             width=_width() if terminal else None,
             gap=gap,
             bold=_bold if terminal else str,

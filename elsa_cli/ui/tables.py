@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from elsa_cli.text import printable
 
@@ -91,6 +91,7 @@ def draw(
     gap: tuple[int, str] | None = None,
     bold: Callable[[str], str] = str,
     rule: str = "─",
+    texts: Collection[str] = (),
 ) -> Iterator[str]:
     """Yield the lines of a table; the first column is text, the others are numbers.
 
@@ -102,18 +103,20 @@ def draw(
         gap: After so many rows, a line that says what is left out there.
         bold: Makes a text bold.
         rule: The character of the line below the names.
+        texts: Names of further columns that are text.
     """
+    left = frozenset(at for at, name in enumerate(columns) if not at or name in texts)
     table = [[printable(cell) for cell in row] for row in (columns, *rows)]
     widths, between = _fit(table, width)
     if title is not None:
         yield bold(printable(title))
     yield ""
-    yield from _row(table[0], widths, between, bold)
+    yield from _row(table[0], widths, between, left, bold)
     yield " " * MARGIN + rule * (sum(widths) + between * (len(columns) - 1))
     for number, row in enumerate(table[1:]):
         if gap is not None and number == gap[0]:
             yield " " * MARGIN + printable(gap[1])
-        yield from _row(row, widths, between)
+        yield from _row(row, widths, between, left)
     yield ""
 
 
@@ -121,12 +124,13 @@ def _row(
     cells: Sequence[str],
     widths: Sequence[int],
     between: int,
+    left: Collection[int],
     heading: Callable[[str], str] | None = None,
 ) -> Iterator[str]:
     """Yield the lines of a row: one, unless a cell has to be broken; a heading ends at its rule."""
     style = heading or str
     if all(_cells(cell) <= width for cell, width in zip(cells, widths, strict=True)):
-        yield _joined(cells, widths, between, style)
+        yield _joined(cells, widths, between, left, style)
         return
     parts = [fold(cell, width) for cell, width in zip(cells, widths, strict=True)]
     height = max(map(len, parts))
@@ -134,15 +138,19 @@ def _row(
         missing = [""] * (height - len(part))
         part[:] = missing + part if heading else part + missing
     for line in zip(*parts, strict=True):
-        yield _joined(line, widths, between, style)
+        yield _joined(line, widths, between, left, style)
 
 
 def _joined(
-    cells: Sequence[str], widths: Sequence[int], between: int, style: Callable[[str], str]
+    cells: Sequence[str],
+    widths: Sequence[int],
+    between: int,
+    left: Collection[int],
+    style: Callable[[str], str],
 ) -> str:
     padded = []
     for at, (cell, width) in enumerate(zip(cells, widths, strict=True)):
         space = " " * (width - _cells(cell))
         shown = style(cell) if cell else ""
-        padded.append(space + shown if at else shown + space)
+        padded.append(shown + space if at in left else space + shown)
     return (" " * MARGIN + (" " * between).join(padded)).rstrip()
