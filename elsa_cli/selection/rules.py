@@ -192,6 +192,8 @@ RULES: tuple[Rule, ...] = (
         leaf=r"rel_pos.*|.*_rel|.*_rel_pos|.*rel_pos_.*|relative_position.*|.*bias_table|rpb|rpe.*|rpb_.*"
         r"|pos_bias_[uv]|rel_(?:embed|height|width|h|w).*|.*relative_(?:bias|embed).*",
     ),
+    Rule("constant", "orthogonal parametrization", leaf=r"base"),
+    Rule("other", "attention of graph networks: GAT", leaf=r"att_(?:src|dst|edge|l|r)|att"),
     Rule("bias", "every layer", leaf=_word(r"bias|biases")),
     Rule("bias", "every layer, one letter", leaf=r"b|b_.*", tests=(Test.VECTOR,)),
     Rule(

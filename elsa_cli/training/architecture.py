@@ -104,6 +104,8 @@ def model_of_config(
             fields = json.load(file)
         import transformers
 
+        said = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()  # its remarks on a config are no concern of ours
         names = fields.get("architectures") or []
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -116,6 +118,7 @@ def model_of_config(
                 model = transformers.AutoModel.from_config(config, trust_remote_code=False)
         told = roles_of(model)
         sizes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+        transformers.logging.set_verbosity(said)
     except Exception:  # a config of another library, a class that wants more: names have to tell
         return None
     base = str(getattr(model, "base_model_prefix", "") or "")
