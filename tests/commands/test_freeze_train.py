@@ -11,7 +11,7 @@ import pytest
 from elsa_cli import load_level, open_nested, verify
 from tests.commands.forkserver import Server
 from tests.commands.tiny import LEVELS, write_model
-from tests.helpers import read_safetensors
+from tests.helpers import read_safetensors, write_safetensors
 
 torch = pytest.importorskip("torch")
 
@@ -213,3 +213,19 @@ def test_most_steps_go_to_the_joint_phase_unless_its_length_is_given(
     both = server.run(*LINE, "--steps", "10", "--joint-epochs", "1.5", "--json", cwd=tmp_path)
     assert json.loads(both.out)["joint"]["steps"] == 12
     assert [row["steps"] for row in json.loads(both.out)["levels"]] == [10] * 4
+
+
+def test_a_hash_of_the_old_weights_is_left_out(server: Server, tmp_path: Path) -> None:
+    path = write_model(tmp_path).with_name("model.safetensors")
+    tensors, metadata = read_safetensors(path)
+    entries = [(name, *value) for name, value in tensors.items()]
+    write_safetensors(path, entries, {**metadata, "sshs_model_hash": "1", "elsa": "of others"})
+    done = server.run("sparsify", path, "--levels", "0.5", "-o", "n", cwd=tmp_path)
+    assert done.code == 0, done.err
+    for source, options in (("n", ()), ("model.safetensors", ("--levels", "0.5"))):
+        line = ("freeze-train", source, *options, *LINE[2:], "--steps", "1", "-o", "out")
+        done = server.run(*line, cwd=tmp_path)
+        assert done.code == 0, done.err
+        assert "sshs_model_hash is left out" in done.err
+        with open_nested(tmp_path / "out") as checkpoint:
+            assert checkpoint.metadata == {**metadata, "elsa": "of others"}
