@@ -73,7 +73,7 @@ def method_of(
         "roles": eligible.recorded(),
     }
     if rule.group is not None:
-        fits = [t.name for t in eligible.tensors if rule.fits(t, traits.dims)]
+        fits = [t.name for t in eligible.tensors if rule.fits(t, traits)]
         found["group_dims"] = {n: traits.dims[n] for n in fits if traits.dims[n] != 1}
     return found
 

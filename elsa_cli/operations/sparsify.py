@@ -176,8 +176,8 @@ def sparsify(
         classes = classes_beside(source, recipe, recipe_settings, config=config)
         eligible = eligible_tensors(source, wanted_tensors, classes)
         traits = Traits.of(eligible, given_dims, source.metadata)
-        tensors = [t for t in eligible.tensors if rule.fits(t, traits.dims)]
-        skipped = tuple(t.name for t in eligible.tensors if not rule.fits(t, traits.dims))
+        tensors = [t for t in eligible.tensors if rule.fits(t, traits)]
+        skipped = tuple(t.name for t in eligible.tensors if not rule.fits(t, traits))
         if not tensors:
             raise NothingToDo(
                 f"no prunable tensor has an input dimension divisible by {group}", file=source.path

@@ -66,9 +66,16 @@ class Rule:
             return Rule("layer", distribution or "uniform")
         return Rule()
 
-    def fits(self, tensor: TensorInfo, dims: Mapping[str, int]) -> bool:
-        """Tell whether a tensor's shape suits the pattern; `dims` are the input dimensions."""
-        return self.group is None or fits_group(tensor.shape, self.group, dims[tensor.name])
+    def fits(self, tensor: TensorInfo, traits: Traits) -> bool:
+        """Tell whether a tensor suits the pattern.
+
+        Its input dimension splits into groups, and none of the groups lies across rows of a weight
+        norm, which could then lose all their weights.
+        """
+        if self.group is None:
+            return True
+        dim = traits.dims[tensor.name]
+        return fits_group(tensor.shape, self.group, dim) and traits.rows.get(tensor.name) != dim
 
 
 @dataclass(frozen=True)
