@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elsa_cli.checkpoint.batch import Batch
 from elsa_cli.checkpoint.bitmask import Bools, unpack_bits
 from elsa_cli.checkpoint.closing import Closing
 from elsa_cli.checkpoint.dtypes import DType
@@ -107,11 +108,18 @@ class NestedCheckpoint(Closing):
         for name, data in reader.per_level(wanted).items():
             buffers[name][:] = np.frombuffer(data, np.uint8)
 
-        def sink(name: str, offset: int, data: memoryview) -> None:
-            buffers[name][offset : offset + len(data)] = data
+        pruned = [buffers[t.name].data for t in reader.manifest.tensors]
 
-        def work(job: Any, scratch: Scratch) -> None:
-            reader.produce(job, wanted, scratch, sink)
+        def sink(batch: Batch, data: memoryview) -> None:
+            done, size = 0, batch.dtype.itemsize
+            offset = batch.start * size
+            for buffer, count in zip(pruned[batch.rows], batch.sizes.tolist(), strict=True):
+                end = done + count * size
+                buffer[offset : offset + count * size] = data[done:end]
+                done = end
+
+        def work(batch: Batch, scratch: Scratch) -> None:
+            reader.produce(batch, wanted, scratch, sink)
 
         run(reader.jobs(wanted), work, Scratch, threads)
         shape = _to_torch if framework == "torch" else _to_numpy
