@@ -201,11 +201,11 @@ def read_level(reader: Reader, level: str) -> Tensors:
         given[name] += len(data)
 
     def sink(batch: Batch, data: memoryview) -> None:
-        done, size = 0, batch.dtype.itemsize
+        done, offset = 0, batch.start * batch.dtypes[0].itemsize
         entries = reader.manifest.tensors[batch.rows]
-        for entry, count in zip(entries, batch.sizes.tolist(), strict=True):
-            part = data[done : done + count * size]
-            found[entry.name][batch.start * size : batch.start * size + len(part)] = part
+        for entry, size in zip(entries, batch.byte_sizes.tolist(), strict=True):
+            part = data[done : done + size]
+            found[entry.name][offset : offset + size] = part
             given[entry.name] += len(part)
             done += len(part)
         assert done == len(data)

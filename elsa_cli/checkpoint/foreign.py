@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from elsa_cli.checkpoint.batch import Batch, Integers, pieces
-from elsa_cli.checkpoint.bitmask import Bytes, mask_bytes
+from elsa_cli.checkpoint.bitmask import Bools, Bytes, mask_bytes
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.digest import digest_ranges
 from elsa_cli.checkpoint.dtypes import DTYPES, Bits
@@ -124,7 +124,7 @@ class Bundle:
 
     def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
         """Yield pieces of whole tensors and the packed bits of every level, in order."""
-        for piece in batch.pieces(CHUNK):
+        for piece in batch.pieces(lambda _: CHUNK):
             packed = []
             for k in range(len(self._sparse)):
                 bits = np.empty(int(piece.mask_places()[-1]), np.uint8)
@@ -157,7 +157,7 @@ class Bundle:
             for file, begins in zip(self._sparse, places[1:], strict=True):
                 theirs = _read(file, piece, begins, "sparse", scratch)
                 if not np.array_equal(own, theirs):
-                    found[piece.rows] |= piece.counts(own != theirs) > 0
+                    found[piece.rows] |= piece.counts(own != theirs) > 0 if piece.several else True
 
         raw = [DTYPES["U8"]] * len(tensors)  # any dtype, byte by byte
         run(pieces([t.nbytes for t in tensors], raw, _span), work, Scratch, threads)
@@ -175,17 +175,15 @@ class Bundle:
 
         def work(piece: Batch, state: tuple[Integers, Scratch]) -> None:
             (kept_of, changed, strays), scratch = state
-            rows, magnitudes = piece.rows, piece.dtype.magnitudes
+            rows = piece.rows
             own = _read(self.container, piece, places[0], "dense", scratch)
             sparser: Bytes | None = None
             for k, file in enumerate(self._sparse):
                 theirs = _read(file, piece, places[k + 1], "sparse", scratch)
-                zero = magnitudes(theirs) == 0
-                same = theirs == own
-                kept = ~zero | (same & (theirs != 0))
+                kept, other = _kept(piece, own, theirs)
                 packed = piece.pack_mask(kept)
                 kept_of[rows, k] += piece.mask_sums(packed)
-                changed[rows, k] += piece.counts(kept & ~same)
+                changed[rows, k] += piece.counts(other)
                 if sparser is not None:
                     strays[rows, k] += piece.mask_sums(sparser & ~packed)
                 sparser = packed
@@ -240,10 +238,25 @@ def _span(itemsize: int) -> int:
 
 
 def _read(file: Container, piece: Batch, places: Integers, use: str, scratch: Scratch) -> Bits:
-    """Read the weights of a piece, as raw bits."""
-    bits: Bits = scratch.array(use, piece.count, piece.dtype.unsigned)
+    """Read the cells of a piece."""
+    bits: Bits = scratch.array(use, piece.cells, piece.cell)
     piece.read_into(file.read_into, places, bits.view(np.uint8).data)
     return bits
+
+
+def _kept(piece: Batch, own: Bits, theirs: Bits) -> tuple[Bools, Bools]:
+    """Return which weights a sparse file keeps, and which of them are not those of dense."""
+    if piece.mixed:
+        kept, other = np.empty((2, piece.count), np.bool_)
+        for part, weights, cells in piece.kinds():
+            kept[weights], other[weights] = _kept(
+                part, own[cells].view(part.cell), theirs[cells].view(part.cell)
+            )
+        return kept, other
+    same = theirs == own
+    found = piece.dtypes[0].magnitudes(theirs) != 0
+    found |= same & (theirs != 0)
+    return found, found & ~same
 
 
 def _zeros(file: Container, threads: int) -> int:
@@ -252,8 +265,8 @@ def _zeros(file: Container, threads: int) -> int:
     places = np.array([t.begin for t in tensors], np.int64)
 
     def work(piece: Batch, state: tuple[list[int], Scratch]) -> None:
-        bits = _read(file, piece, places, "sparse", state[1])
-        state[0].append(piece.count - int(np.count_nonzero(piece.dtype.magnitudes(bits))))
+        cells = _read(file, piece, places, "sparse", state[1])
+        state[0].append(piece.count - int(piece.nonzero(cells).sum()))
 
     items = pieces([t.numel for t in tensors], [t.dtype for t in tensors], _span)
     empty: list[int] = []

@@ -107,7 +107,7 @@ class NestedReader(Reader):
 
     def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
         """Yield pieces of whole tensors and the packed bits of every level, in order."""
-        for piece in batch.pieces(chunk_of(batch.dtype.itemsize)):
+        for piece in batch.pieces(chunk_of):
             yield piece, [self._mask_of(k, piece) for k in range(len(self.manifest.levels))]
 
     def _mask_of(self, level: int, piece: Batch) -> Bytes:
@@ -150,9 +150,9 @@ class NestedReader(Reader):
 
     def produce(self, batch: Batch, level: Level, scratch: Scratch, sink: Sink) -> None:
         """Compute one batch and hand its bytes to `sink`."""
-        bits = scratch.array("weights", batch.count, batch.dtype.unsigned)
+        bits = scratch.array("weights", batch.cells, batch.cell)
         view = bits.view(np.uint8).data
         batch.read_into(self.container.read_into, self._places, view)
         mask = self._mask_of(self.manifest.levels.index(level), batch)
-        zero_unkept(bits, batch.join_mask(mask), scratch)
+        zero_unkept(bits, batch.cell_mask(mask), scratch)
         sink(batch, view)

@@ -138,18 +138,17 @@ class PackedReader(Reader):
         `mask_sink` gets the masks on the way, as `masks` yields them.
         """
         depth = (*self.manifest.levels, DENSE).index(level) + 1
-        size = batch.dtype.itemsize
         cursors = [
             self.sections[k].tensors[-1].begin + int(self._values_at[batch.first, k])
             for k in range(depth)
         ]
         for piece, chosen in self._walk(batch, depth):
-            bits = scratch.array("weights", piece.count, batch.dtype.unsigned)
+            bits = scratch.array("weights", piece.cells, piece.cell)
             bits.fill(0)
-            for k, where in enumerate(chosen):
-                values: Bits = scratch.array("values", where.size, batch.dtype.unsigned)
+            for k, where in enumerate(map(piece.cells_of, chosen)):
+                values: Bits = scratch.array("values", where.size, piece.cell)
                 self.container.read_into(cursors[k], values.view(np.uint8).data)
-                cursors[k] += where.size * size
+                cursors[k] += values.nbytes
                 bits[where] = values
             sink(piece, bits.view(np.uint8).data)
             if mask_sink is not None:
@@ -188,7 +187,7 @@ class PackedReader(Reader):
         name = self.manifest.tensors[batch.first].name
         left = self._shells[batch.first, :depth].tolist()
         streams = self._streams(batch, depth)
-        for piece in batch.pieces(PIECE):
+        for piece in batch.pieces(lambda _: PIECE):
             try:
                 chosen = self._split(piece.count, streams, depth)
             except ValueError as error:

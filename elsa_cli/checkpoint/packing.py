@@ -139,10 +139,10 @@ def _deal_values(
     def work(batch: Batch, scratch: Scratch) -> None:
         cursors = (ends[batch.first] - sizes[batch.first]).tolist()
         for piece, packed in source.masks_of(batch):
-            bits = scratch.array("weights", piece.count, piece.dtype.unsigned)
+            bits = scratch.array("weights", piece.cells, piece.cell)
             view = bits.view(np.uint8).data
             piece.read_into(source.container.read_into, dense, view)
-            masks = [piece.join_mask(mask) for mask in packed]
+            masks = [piece.cell_mask(mask) for mask in packed]
             for k, values in enumerate(_shells(bits, masks, scratch)):
                 out.write_at(cursors[k], values.view(np.uint8).data)
                 cursors[k] += values.nbytes

@@ -97,7 +97,7 @@ class Reader(Closing):
         Sparsest level first; every start is a multiple of 8.
         """
         entry = self.manifest.tensors[at]
-        for piece, packed in self.masks_of(Batch(at, [entry.numel], entry.dtype)):
+        for piece, packed in self.masks_of(Batch(at, [entry.numel], [entry.dtype])):
             yield piece.start, piece.count, packed
 
     def by_entry(self, places: Mapping[str, int]) -> Integers:

@@ -211,11 +211,10 @@ def _plain(container: Container, threads: int, progress: Progress) -> InspectRep
     lock = threading.Lock()
 
     def work(batch: Batch, scratch: Scratch) -> None:
-        bits = scratch.array("bits", batch.count, batch.dtype.unsigned)
-        view = bits.view(np.uint8).data
+        cells = scratch.array("cells", batch.cells, batch.cell)
+        view = cells.view(np.uint8).data
         batch.read_into(container.read_into, places, view)
-        values = batch.dtype.magnitudes(bits, out=bits) if batch.dtype.float_bits else bits
-        found = batch.sizes - batch.counts(values != 0)
+        found = batch.sizes - batch.nonzero(cells)
         with lock:
             zeros[batch.rows] += found
         progress(len(view))

@@ -111,12 +111,10 @@ class NestedCheckpoint(Closing):
         pruned = [buffers[t.name].data for t in reader.manifest.tensors]
 
         def sink(batch: Batch, data: memoryview) -> None:
-            done, size = 0, batch.dtype.itemsize
-            offset = batch.start * size
-            for buffer, count in zip(pruned[batch.rows], batch.sizes.tolist(), strict=True):
-                end = done + count * size
-                buffer[offset : offset + count * size] = data[done:end]
-                done = end
+            done, offset = 0, batch.start * batch.dtypes[0].itemsize
+            for buffer, size in zip(pruned[batch.rows], batch.byte_sizes.tolist(), strict=True):
+                buffer[offset : offset + size] = data[done : done + size]
+                done += size
 
         def work(batch: Batch, scratch: Scratch) -> None:
             reader.produce(batch, wanted, scratch, sink)
