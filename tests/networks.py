@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from elsa_cli.checkpoint.batch import Batch
 from elsa_cli.checkpoint.bitmask import pack_bits
 from elsa_cli.checkpoint.container import Container
 from elsa_cli.checkpoint.digest import digest_ranges
@@ -199,13 +200,19 @@ def read_level(reader: Reader, level: str) -> Tensors:
         found[name][:] = data
         given[name] += len(data)
 
-    def sink(name: str, offset: int, data: memoryview) -> None:
-        found[name][offset : offset + len(data)] = data
-        given[name] += len(data)
+    def sink(batch: Batch, data: memoryview) -> None:
+        done, offset = 0, batch.start * batch.dtypes[0].itemsize
+        entries = reader.manifest.tensors[batch.rows]
+        for entry, size in zip(entries, batch.byte_sizes.tolist(), strict=True):
+            part = data[done : done + size]
+            found[entry.name][offset : offset + size] = part
+            given[entry.name] += len(part)
+            done += len(part)
+        assert done == len(data)
 
     scratch = Scratch()
-    for job in reader.jobs(wanted):
-        reader.produce(job, wanted, scratch, sink)
+    for batch in reader.jobs(wanted):
+        reader.produce(batch, wanted, scratch, sink)
     assert given == {name: len(data) for name, data in found.items()}
     return {t.name: (t.dtype.name, t.shape, bytes(found[t.name])) for t in reader.dense.values()}
 

@@ -30,6 +30,9 @@ __all__ = [
 Bools = NDArray[np.bool_]
 Bytes = NDArray[np.uint8]
 
+ROOM = 9  # zlib's memLevel, the largest
+HELD = (1 << ROOM + 5) - 1  # bytes; from here on a coder needs it
+
 
 def mask_bytes(numel: int) -> int:
     """Return the bytes of the mask of `numel` weights."""
@@ -78,19 +81,41 @@ def zero_unkept(bits: Bits, packed: Bytes, scratch: Scratch) -> None:
 
 
 class Deflater:
-    """Raw deflate with Huffman codes only: within 2 % of the entropy on independent bits."""
+    """Raw deflate with Huffman codes only: within 2 % of the entropy on independent bits.
+
+    A coder with room for 2 ** (m + 6) codes ends a block when they are full. One that has more
+    room than it needs gives the same bytes as one with a little, but its memory takes longer to
+    clear than a small mask to code. So the first bytes are held until it is known how many come.
+    """
 
     def __init__(self, sink: Callable[[bytes], object]) -> None:
         """Send what is coded to `sink`."""
-        self._coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
+        self._coder: zlib._Compress | None = None
+        self._held = bytearray()
         self._sink = sink
 
     def write(self, data: Bytes | bytes) -> None:
         """Code some more bytes."""
-        self._sink(self._coder.compress(data if isinstance(data, bytes) else data.data))
+        view = data if isinstance(data, bytes) else data.data
+        if self._coder is None:
+            if len(self._held) + len(view) < HELD:
+                self._held += view
+                return
+            self._begin(ROOM)
+        assert self._coder is not None
+        self._sink(self._coder.compress(view))
+
+    def _begin(self, room: int) -> None:
+        self._coder = zlib.compressobj(9, zlib.DEFLATED, -15, room, zlib.Z_HUFFMAN_ONLY)
+        self._sink(self._coder.compress(self._held))
+        self._held.clear()
 
     def close(self) -> None:
         """Code what is left and end the stream."""
+        if self._coder is None:
+            size = len(self._held)
+            self._begin(next(m for m in range(1, ROOM + 1) if size < (1 << m + 6) - 1))
+        assert self._coder is not None
         self._sink(self._coder.flush())
 
 

@@ -37,27 +37,60 @@ class Digests:
         self._read_into = read_into
         self._ranges = ranges
         self._sums = [np.zeros(-(-size // BLOCK), "<u4") for _, size in ranges]
+        self._runs = list(_runs(ranges))
 
     def pieces(self) -> Iterator[tuple[int, int]]:
-        """Yield (range, offset in it) of the pieces that `take` accepts."""
-        for at, (_, size) in enumerate(self._ranges):
+        """Yield (run of ranges, offset in it) of the pieces that `take` accepts."""
+        for at, (first, last) in enumerate(self._runs):
+            size = self._ranges[first][1] if last - first == 1 else 1
             for start in range(0, size, STEP):
                 yield at, start
 
     def take(self, piece: tuple[int, int], scratch: Scratch) -> int:
         """Read one piece; return its bytes."""
-        at, start = piece
-        offset, size = self._ranges[at]
+        run, start = piece
+        first, last = self._runs[run]
+        if last - first > 1:
+            return self._take_several(first, last, scratch)
+        offset, size = self._ranges[first]
         count = min(STEP, size - start)
         for block in range(start, start + count, BLOCK):
             buffer = scratch.array("digest", min(BLOCK, size - block), np.uint8).data
             self._read_into(offset + block, buffer)
-            self._sums[at][block // BLOCK] = zlib.crc32(buffer)
+            self._sums[first][block // BLOCK] = zlib.crc32(buffer)
+        return count
+
+    def _take_several(self, first: int, last: int, scratch: Scratch) -> int:
+        """Read ranges of at most a block each that follow one another."""
+        begin = self._ranges[first][0]
+        count = sum(self._ranges[last - 1]) - begin
+        buffer = scratch.array("digest", count, np.uint8).data
+        self._read_into(begin, buffer)
+        for sums, (offset, size) in zip(
+            self._sums[first:last], self._ranges[first:last], strict=True
+        ):
+            if size:
+                sums[0] = zlib.crc32(buffer[offset - begin : offset - begin + size])
         return count
 
     def results(self) -> list[str]:
         """Return 64 hexadecimal digits for each range, once every piece is taken."""
         return [hashlib.sha256(sums.tobytes()).hexdigest() for sums in self._sums]
+
+
+def _runs(ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield (first, last + 1) of ranges that follow one another and make a block at most.
+
+    A larger range stands alone.
+    """
+    first = 0
+    for at in range(1, len(ranges)):
+        adjoins = ranges[at][0] == sum(ranges[at - 1])
+        if not adjoins or sum(ranges[at]) - ranges[first][0] > BLOCK:
+            yield first, at
+            first = at
+    if ranges:
+        yield first, len(ranges)
 
 
 def digest_ranges(
@@ -79,9 +112,10 @@ def digest_ranges(
 def digest_memory(parts: Sequence[bytes | bytearray], threads: int) -> list[str]:
     """Return the digest of each of some equally long parts in memory."""
     size = len(parts[0])
+    step = size + 1  # parts do not adjoin: none is read together with the next
 
     def read_into(offset: int, buffer: memoryview) -> None:
-        part, at = divmod(offset, size)
+        part, at = divmod(offset, step)
         buffer[:] = memoryview(parts[part])[at : at + len(buffer)]
 
-    return digest_ranges(read_into, [(n * size, size) for n in range(len(parts))], threads)
+    return digest_ranges(read_into, [(n * step, size) for n in range(len(parts))], threads)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
-from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.bitmask import Bytes, mask_bytes, pack_bits, popcount
+from elsa_cli.checkpoint.batch import Batch, Integers, pieces
+from elsa_cli.checkpoint.bitmask import Bools, Bytes, mask_bytes
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.digest import digest_ranges
-from elsa_cli.checkpoint.dtypes import Bits, DType
+from elsa_cli.checkpoint.dtypes import DTYPES, Bits
 from elsa_cli.checkpoint.level import DENSE, Level, parse_level
 from elsa_cli.checkpoint.manifest import Entry, Manifest
 from elsa_cli.checkpoint.output import OutputFile
-from elsa_cli.checkpoint.work import Scratch, run, spans
+from elsa_cli.checkpoint.work import CHUNK, Scratch, run
 from elsa_cli.errors import NotABundle, UsageError
 
 __all__ = ["Bundle"]
@@ -39,7 +38,7 @@ def shortest_level(kept: int, numel: int, file: str) -> Level:
 
 @dataclass(frozen=True)
 class _Compared:
-    """How one tensor differs between dense and sparse, sparsest first.
+    """How the tensors differ between dense and sparse: (tensors, levels), sparsest level first.
 
     Attributes:
         kept: Weights that are not zeroed.
@@ -47,9 +46,9 @@ class _Compared:
         strays: How many that one level keeps the next denser one does not.
     """
 
-    kept: NDArray[np.int64]
-    changed: NDArray[np.int64]
-    strays: NDArray[np.int64]
+    kept: Integers
+    changed: Integers
+    strays: Integers
 
 
 class Bundle:
@@ -87,7 +86,9 @@ class Bundle:
         for s in sparse:
             _check_same(dense, s)
         self._sparse = sorted(sparse, key=lambda s: -_zeros(s, threads))
-        differs = [t for t in dense.tensors if self._differs(t, threads)]
+        # Where each tensor of dense begins in the others.
+        self._infos = [{t.name: t for t in s.tensors} for s in self._sparse]
+        differs = self._differing(threads)
         self._own = [t.name for t in differs if len(t.shape) <= 1]
         pruned = [t for t in differs if len(t.shape) > 1]
         for t in pruned:
@@ -101,9 +102,8 @@ class Bundle:
             self._place.append(self._place[-1] + mask_bytes(t.numel))
         compared = self._compare(pruned, threads)
         self._check(pruned, compared)
-        kept = np.array([c.kept for c in compared])  # (tensors, levels)
         numel = sum(t.numel for t in pruned)
-        named = self._name_levels(levels, [int(k) for k in kept.sum(axis=0)], numel)
+        named = self._name_levels(levels, compared.kept.sum(axis=0).tolist(), numel)
         size = self._place[-1]
         weights = digest_ranges(dense.read_into, [(t.begin, t.nbytes) for t in pruned], threads)
         masks = digest_ranges(
@@ -112,8 +112,8 @@ class Bundle:
         self.manifest = Manifest(
             levels=named,
             tensors=tuple(
-                Entry(t.name, t.dtype, t.shape, tuple(map(int, row)), digest)
-                for t, row, digest in zip(pruned, kept, weights, strict=True)
+                Entry(t.name, t.dtype, t.shape, tuple(row), digest)
+                for t, row, digest in zip(pruned, compared.kept.tolist(), weights, strict=True)
             ),
             method={"name": "bundle"},
             seed=0,
@@ -122,93 +122,92 @@ class Bundle:
             per_level=tuple(sorted(self._own)),
         )
 
-    def masks(self, at: int) -> Iterator[tuple[int, int, list[Bytes]]]:
-        """Yield start, count and the packed bits of every level of manifest tensor `at`."""
-        for start, count in spans(self.manifest.tensors[at].numel):
+    def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
+        """Yield pieces of whole tensors and the packed bits of every level, in order."""
+        for piece in batch.pieces(lambda _: CHUNK):
             packed = []
             for k in range(len(self._sparse)):
-                bits = np.empty(mask_bytes(count), np.uint8)
-                offset = k * self._place[-1] + self._place[at] + start // 8
-                self._spool.read_into(offset, bits.data)
+                bits = np.empty(int(piece.mask_places()[-1]), np.uint8)
+                self._spool.read_into(self._spooled(k, piece), bits.data)
                 packed.append(bits)
-            yield start, count, packed
+            yield piece, packed
+
+    def _spooled(self, level: int, piece: Batch) -> int:
+        """Return where the masks of a piece lie in the spool."""
+        return level * self._place[-1] + self._place[piece.first] + piece.start // 8
 
     def per_level(self, level: Level) -> Mapping[str, bytes]:
         """Return the bytes of a level's per-level tensors."""
         if level == DENSE:
             return {}
-        file = self._sparse[self.manifest.levels.index(level)]
-        infos = {t.name: t for t in file.tensors}
-        return {name: file.read(infos[name]) for name in self.manifest.per_level}
+        at = self.manifest.levels.index(level)
+        infos = self._infos[at]
+        return {name: self._sparse[at].read(infos[name]) for name in self.manifest.per_level}
 
-    def _differs(self, tensor: TensorInfo, threads: int) -> bool:
-        """Tell whether any sparse file has other bytes for a tensor."""
-        found = threading.Event()
-        others = [{t.name: t for t in s.tensors}[tensor.name] for s in self._sparse]
+    def _differing(self, threads: int) -> list[TensorInfo]:
+        """Return the tensors of which any sparse file has other bytes."""
+        tensors = self.container.tensors
+        places = self._places(tensors)
+        found = np.zeros(len(tensors), np.bool_)
 
-        def work(span: tuple[int, int], scratch: Scratch) -> None:
-            if found.is_set():
+        def work(piece: Batch, scratch: Scratch) -> None:
+            if found[piece.rows].all():
                 return
-            start, count = span
-            own = _read(self.container, tensor.begin + start, count, "dense", scratch)
-            for file, other in zip(self._sparse, others, strict=True):
-                theirs = _read(file, other.begin + start, count, "sparse", scratch)
+            own = _read(self.container, piece, places[0], "dense", scratch)
+            for file, begins in zip(self._sparse, places[1:], strict=True):
+                theirs = _read(file, piece, begins, "sparse", scratch)
                 if not np.array_equal(own, theirs):
-                    found.set()
+                    found[piece.rows] |= piece.counts(own != theirs) > 0 if piece.several else True
 
-        run(spans(tensor.nbytes, SPAN), work, Scratch, threads)
-        return found.is_set()
+        raw = [DTYPES["U8"]] * len(tensors)  # any dtype, byte by byte
+        run(pieces([t.nbytes for t in tensors], raw, _span), work, Scratch, threads)
+        return [t for t, differs in zip(tensors, found.tolist(), strict=True) if differs]
 
-    def _compare(self, pruned: Sequence[TensorInfo], threads: int) -> list[_Compared]:
+    def _places(self, tensors: Sequence[TensorInfo]) -> list[Integers]:
+        """Return where tensors of dense begin in its data, and in that of each sparse file."""
+        files = [self.dense, *self._infos]
+        return [np.array([infos[t.name].begin for t in tensors], np.int64) for infos in files]
+
+    def _compare(self, pruned: Sequence[TensorInfo], threads: int) -> _Compared:
         """Make the masks of all tensors, spool them, and count what differs."""
-        size = self._place[-1]
-        shape = (len(pruned), 3, len(self._sparse))
+        shape = (3, len(pruned), len(self._sparse))
+        places = self._places(pruned)
 
-        def work(item: tuple[int, int, int], state: tuple[NDArray[np.int64], Scratch]) -> None:
-            counts, scratch = state
-            at, start, count = item
-            t = pruned[at]
-            offset = start * t.dtype.itemsize
-            own = _read(self.container, t.begin + offset, count, "dense", scratch, t.dtype)
+        def work(piece: Batch, state: tuple[Integers, Scratch]) -> None:
+            (kept_of, changed, strays), scratch = state
+            rows = piece.rows
+            own = _read(self.container, piece, places[0], "dense", scratch)
             sparser: Bytes | None = None
             for k, file in enumerate(self._sparse):
-                begin = self._infos[k][t.name].begin
-                theirs = _read(file, begin + offset, count, "sparse", scratch, t.dtype)
-                zero = t.dtype.magnitudes(theirs) == 0
-                same = theirs == own
-                kept = ~zero | (same & (theirs != 0))
-                packed = pack_bits(kept)
-                counts[at, 0, k] += popcount(packed)
-                counts[at, 1, k] += int(np.count_nonzero(kept & ~same))
+                theirs = _read(file, piece, places[k + 1], "sparse", scratch)
+                kept, other = _kept(piece, own, theirs)
+                packed = piece.pack_mask(kept)
+                kept_of[rows, k] += piece.mask_sums(packed)
+                changed[rows, k] += piece.counts(other)
                 if sparser is not None:
-                    counts[at, 2, k] += popcount(sparser & ~packed)
+                    strays[rows, k] += piece.mask_sums(sparser & ~packed)
                 sparser = packed
-                self._spool.write_at(k * size + self._place[at] + start // 8, packed.data)
+                self._spool.write_at(self._spooled(k, piece), packed.data)
 
-        items = (
-            (at, start, count)
-            for at, t in enumerate(pruned)
-            for start, count in spans(t.numel, SPAN)
-        )
-        self._infos = [{t.name: t for t in s.tensors} for s in self._sparse]
+        items = pieces([t.numel for t in pruned], [t.dtype for t in pruned], _span)
         states = run(items, work, lambda: (np.zeros(shape, np.int64), Scratch()), threads)
-        total = np.sum([counts for counts, _ in states], axis=0)
-        return [_Compared(*total[at]) for at in range(len(pruned))]
+        return _Compared(*np.sum([counts for counts, _ in states], axis=0))
 
-    def _check(self, pruned: Sequence[TensorInfo], compared: Sequence[_Compared]) -> None:
-        for t, c in zip(pruned, compared, strict=True):
+    def _check(self, pruned: Sequence[TensorInfo], compared: _Compared) -> None:
+        for at in np.flatnonzero((compared.changed + compared.strays).any(axis=1)).tolist():
+            t, changed, strays = pruned[at], compared.changed[at], compared.strays[at]
             for k, file in enumerate(self._sparse):
-                if c.changed[k]:
+                if changed[k]:
                     raise NotABundle(
-                        f"{c.changed[k]:,} of {c.kept[k]:,} kept weights differ from the dense "
-                        "checkpoint",
+                        f"{changed[k]:,} of {compared.kept[at, k]:,} kept weights differ from "
+                        "the dense checkpoint",
                         file=file.path,
                         tensor=t.name,
                         hint="only networks that were trained nested can be bundled",
                     )
-                if c.strays[k]:
+                if strays[k]:
                     raise NotABundle(
-                        f"{c.strays[k]:,} weights kept in {self._sparse[k - 1].path} are zero here",
+                        f"{strays[k]:,} weights kept in {self._sparse[k - 1].path} are zero here",
                         file=file.path,
                         tensor=t.name,
                         hint="the masks must nest",
@@ -234,25 +233,42 @@ class Bundle:
         return tuple(named)
 
 
-def _read(
-    file: Container, begin: int, count: int, use: str, scratch: Scratch, dtype: DType | None = None
-) -> Bits:
-    """Read `count` elements from byte `begin` of the data; single bytes without a dtype."""
-    bits: Bits = scratch.array(use, count, dtype.unsigned if dtype else np.uint8)
-    file.read_into(begin, bits.view(np.uint8).data)
+def _span(itemsize: int) -> int:
+    return SPAN
+
+
+def _read(file: Container, piece: Batch, places: Integers, use: str, scratch: Scratch) -> Bits:
+    """Read the cells of a piece."""
+    bits: Bits = scratch.array(use, piece.cells, piece.cell)
+    piece.read_into(file.read_into, places, bits.view(np.uint8).data)
     return bits
+
+
+def _kept(piece: Batch, own: Bits, theirs: Bits) -> tuple[Bools, Bools]:
+    """Return which weights a sparse file keeps, and which of them are not those of dense."""
+    if piece.mixed:
+        kept, other = np.empty((2, piece.count), np.bool_)
+        for part, weights, cells in piece.kinds():
+            kept[weights], other[weights] = _kept(
+                part, own[cells].view(part.cell), theirs[cells].view(part.cell)
+            )
+        return kept, other
+    same = theirs == own
+    found = piece.dtypes[0].magnitudes(theirs) != 0
+    found |= same & (theirs != 0)
+    return found, found & ~same
 
 
 def _zeros(file: Container, threads: int) -> int:
     """Return how many weights of floating-point matrices are zero."""
     tensors = [t for t in file.tensors if t.dtype.float_bits and len(t.shape) > 1]
+    places = np.array([t.begin for t in tensors], np.int64)
 
-    def work(item: tuple[TensorInfo, int, int], state: tuple[list[int], Scratch]) -> None:
-        t, start, count = item
-        bits = _read(file, t.begin + start * t.dtype.itemsize, count, "sparse", state[1], t.dtype)
-        state[0].append(count - int(np.count_nonzero(t.dtype.magnitudes(bits))))
+    def work(piece: Batch, state: tuple[list[int], Scratch]) -> None:
+        cells = _read(file, piece, places, "sparse", state[1])
+        state[0].append(piece.count - int(piece.nonzero(cells).sum()))
 
-    items = ((t, start, count) for t in tensors for start, count in spans(t.numel, SPAN))
+    items = pieces([t.numel for t in tensors], [t.dtype for t in tensors], _span)
     empty: list[int] = []
     states = run(items, work, lambda: (empty.copy(), Scratch()), threads)
     return sum(sum(zeros) for zeros, _ in states)

@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.bitmask import Bools, Bytes, Deflater, pack_bits, unpack_bits
 
-__all__ = ["BITS", "ONES", "ZEROS", "MaskCoder", "MaskStream", "coding_of"]
+__all__ = [
+    "BITS",
+    "ESCAPE",
+    "ONES",
+    "ZEROS",
+    "MaskCoder",
+    "MaskStream",
+    "Positions",
+    "coding_of",
+    "spell",
+]
 
 BITS, ONES, ZEROS = "bits", "gaps between ones", "gaps between zeros"
 ESCAPE = 255  # a byte of this value adds to the gap that follows it
@@ -38,6 +48,17 @@ def coding_of(marked: int, free: int) -> str:
     if 8 * marked < free:
         return ONES
     return ZEROS if 8 * (free - marked) < free else BITS
+
+
+def spell(gaps: Positions) -> tuple[Bytes, Positions]:
+    """Return the bytes that tell gaps, and how many of them tell each: escapes, then the rest."""
+    lengths = gaps // ESCAPE
+    lengths += 1
+    ends = np.cumsum(lengths)
+    out = np.full(int(ends[-1]) if ends.size else 0, ESCAPE, np.uint8)
+    ends -= 1
+    out[ends] = gaps % ESCAPE
+    return out, lengths
 
 
 class MaskCoder:
@@ -72,10 +93,7 @@ class MaskCoder:
         gaps = np.diff(where, prepend=-1) - 1
         gaps[0] += self._gap
         self._gap = count - 1 - int(where[-1])
-        escapes = gaps // ESCAPE
-        out = np.full(gaps.size + int(escapes.sum()), ESCAPE, np.uint8)
-        out[np.cumsum(escapes + 1) - 1] = gaps % ESCAPE
-        self._deflater.write(out)
+        self._deflater.write(spell(gaps)[0])
 
     def close(self) -> None:
         """Code what is left and end the stream."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from elsa_cli.checkpoint.batch import Batch, batches, pieces
 from elsa_cli.checkpoint.bitmask import (
     Bytes,
     decode_text,
@@ -22,8 +23,8 @@ from elsa_cli.checkpoint.dtypes import DTYPES, DType
 from elsa_cli.checkpoint.level import DENSE, Level
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.names import is_ours, level_name, mask_name
-from elsa_cli.checkpoint.reader import Job, Reader, Sink
-from elsa_cli.checkpoint.work import Scratch, chunk_of, spans
+from elsa_cli.checkpoint.reader import Reader, Sink
+from elsa_cli.checkpoint.work import Scratch, chunk_of
 
 __all__ = ["NestedReader"]
 
@@ -46,6 +47,7 @@ class NestedReader(Reader):
         self._offsets = [0]
         for entry in manifest.tensors:
             self._offsets.append(self._offsets[-1] + mask_bytes(entry.numel))
+        self._places = self.by_entry({t.name: t.begin for t in self.dense.values()})
         self._decoded: dict[str, bytes] = {}
         self._lock = threading.Lock()
         for level in manifest.levels:
@@ -88,8 +90,10 @@ class NestedReader(Reader):
             start: First weight, in C order.
             count: Number of weights.
         """
-        offset = self._offsets[entry] + start // 8
-        size = mask_bytes(count)
+        return self._mask(level, self._offsets[entry] + start // 8, mask_bytes(count))
+
+    def _mask(self, level: int, offset: int, size: int) -> Bytes:
+        """Return `size` bytes of a level's mask."""
         name = mask_name(self.manifest.levels[level])
         if self.manifest.masks == "header":
             return np.frombuffer(self._text(name, self._offsets[-1]), np.uint8, size, offset)
@@ -97,12 +101,19 @@ class NestedReader(Reader):
         self.container.read_into(self._ours[name].begin + offset, bits.data)
         return bits
 
-    def masks(self, at: int) -> Iterator[tuple[int, int, list[Bytes]]]:
-        """Yield start, count and the packed bits of every level, piece after piece."""
-        entry = self.manifest.tensors[at]
-        for start, count in spans(entry.numel, chunk_of(entry.dtype.itemsize)):
-            levels = range(len(self.manifest.levels))
-            yield start, count, [self.mask(level, at, start, count) for level in levels]
+    def wholes(self) -> Iterator[Batch]:
+        """Yield whole tensors, in the order of the manifest: several small ones at a time."""
+        tensors = self.manifest.tensors
+        return batches([t.numel for t in tensors], [t.dtype for t in tensors], chunk_of)
+
+    def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
+        """Yield pieces of whole tensors and the packed bits of every level, in order."""
+        for piece in batch.pieces(chunk_of):
+            yield piece, [self._mask_of(k, piece) for k in range(len(self.manifest.levels))]
+
+    def _mask_of(self, level: int, piece: Batch) -> Bytes:
+        offset = self._offsets[piece.first] + piece.start // 8
+        return self._mask(level, offset, int(piece.mask_places()[-1]))
 
     def mask_digests(self, threads: int) -> list[str]:
         """Return the digest of each level's mask as it is in the file."""
@@ -132,20 +143,17 @@ class NestedReader(Reader):
         own = set() if level == DENSE else set(self.manifest.per_level)
         return (t for t in self.dense.values() if t.name not in pruned and t.name not in own)
 
-    def jobs(self, level: Level) -> Iterator[Job]:
-        """Yield independent pieces of the tensors that `verbatim` leaves out."""
+    def jobs(self, level: Level) -> Iterator[Batch]:
+        """Yield independent batches of the tensors that `verbatim` leaves out."""
         if level != DENSE:
-            for at, entry in enumerate(self.manifest.tensors):
-                for start, count in spans(entry.numel, chunk_of(entry.dtype.itemsize)):
-                    yield Job(at, start, count)
+            tensors = self.manifest.tensors
+            yield from pieces([t.numel for t in tensors], [t.dtype for t in tensors], chunk_of)
 
-    def produce(self, job: Job, level: Level, scratch: Scratch, sink: Sink) -> None:
-        """Compute one piece and hand its bytes to `sink`."""
-        entry = self.manifest.tensors[job.entry]
-        size = entry.dtype.itemsize
-        bits = scratch.array("weights", job.count, entry.dtype.unsigned)
+    def produce(self, batch: Batch, level: Level, scratch: Scratch, sink: Sink) -> None:
+        """Compute one batch and hand its bytes to `sink`."""
+        bits = scratch.array("weights", batch.cells, batch.cell)
         view = bits.view(np.uint8).data
-        self.container.read_into(self.dense[entry.name].begin + job.start * size, view)
-        at = self.manifest.levels.index(level)
-        zero_unkept(bits, self.mask(at, job.entry, job.start, job.count), scratch)
-        sink(entry.name, job.start * size, view)
+        batch.read_into(self.container.read_into, self._places, view)
+        mask = self._mask_of(self.manifest.levels.index(level), batch)
+        zero_unkept(bits, batch.cell_mask(mask), scratch)
+        sink(batch, view)

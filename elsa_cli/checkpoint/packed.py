@@ -8,100 +8,32 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.bitmask import Bytes, pack_bits
+from elsa_cli.checkpoint.batch import Batch, Integers, batches
+from elsa_cli.checkpoint.bitmask import Bytes
 from elsa_cli.checkpoint.container import Container, TensorInfo, lay_out
-from elsa_cli.checkpoint.dtypes import DTYPES, Bits, DType
+from elsa_cli.checkpoint.dtypes import Bits
 from elsa_cli.checkpoint.level import DENSE, Level
-from elsa_cli.checkpoint.manifest import Entry, Manifest
+from elsa_cli.checkpoint.manifest import Manifest
+from elsa_cli.checkpoint.maskbatch import MaskStreams
 from elsa_cli.checkpoint.maskcode import MaskStream, coding_of
-from elsa_cli.checkpoint.names import is_ours, level_name, shell_name
-from elsa_cli.checkpoint.reader import Job, Reader, Sink
-from elsa_cli.checkpoint.work import Scratch, spans
+from elsa_cli.checkpoint.names import is_ours, level_name
+from elsa_cli.checkpoint.reader import Reader, Sink
+from elsa_cli.checkpoint.sections import plan_sections, section_names, shell_sizes
+from elsa_cli.checkpoint.work import Scratch
 from elsa_cli.errors import CutFile
 
-__all__ = [
-    "PIECE",
-    "PackedReader",
-    "Section",
-    "pad",
-    "plan_sections",
-    "section_names",
-    "shell_kept",
-]
+__all__ = ["PIECE", "PackedReader"]
 
-SHARED = "shared"  # the name of the first section among the digests
 PIECE = 1 << 19  # weights taken apart or put together at a time
 
 
-# Takes start, count and the packed bits of every level.
-MaskSink = Callable[[int, int, list[Bytes]], None]
-
-
-def pad(size: int) -> int:
-    """Return `size` rounded up to 8 bytes."""
-    return size + -size % 8
-
-
-def shell_kept(entry: Entry, levels: int) -> tuple[int, ...]:
-    """Return the weights of each shell of a tensor, sparsest first, dense last."""
-    counts = (0, *entry.kept[:levels], entry.numel)
-    return tuple(b - a for a, b in itertools.pairwise(counts))
-
-
-def section_names(manifest: Manifest) -> list[str]:
-    """Return the names under which the manifest lists the digests of the sections, in order."""
-    return [SHARED, *(str(level) for level in (*manifest.levels, DENSE))]
-
-
-@dataclass(frozen=True)
-class Section:
-    """What a level adds to the file.
-
-    Attributes:
-        tensors: Its per-level tensors, its mask and its values, as the header lists them.
-        end: Where it ends, bytes from the start of the data.
-    """
-
-    tensors: tuple[TensorInfo, ...]
-    end: int
-
-
-def plan_sections(
-    manifest: Manifest, shapes: Mapping[str, tuple[DType, tuple[int, ...]]], start: int
-) -> tuple[Section, ...]:
-    """Place the sections of all levels and of dense, from `start` bytes into the data.
-
-    Args:
-        manifest: With `coded` filled in.
-        shapes: Dtype and shape of the per-level tensors, by name.
-        start: Where the shared tensors end.
-    """
-    sections = []
-    for at, level in enumerate((*manifest.levels, DENSE)):
-        own: list[TensorInfo] = []
-        blobs = []
-        values = sum(
-            shell_kept(t, len(manifest.levels))[at] * t.dtype.itemsize for t in manifest.tensors
-        )
-        if level != DENSE:
-            own += lay_out(
-                ((level_name(level, name), *shapes[name]) for name in manifest.per_level), start
-            )
-            blobs.append(("mask", sum(t.coded[at] for t in manifest.tensors)))
-        blobs.append(("values", values))
-        start = own[-1].end if own else start
-        for kind, size in blobs:
-            name = shell_name(level, kind)
-            own.append(TensorInfo(name, DTYPES["U8"], (pad(size),), start, start + pad(size)))
-            start += pad(size)
-        sections.append(Section(tuple(own), start))
-    return tuple(sections)
+# Takes a batch and the packed bits of every level.
+MaskSink = Callable[[Batch, list[Bytes]], None]
 
 
 class PackedReader(Reader):
@@ -145,12 +77,13 @@ class PackedReader(Reader):
         )
         if not self.available:
             self.require(every[0])
-        self._mask_at = _starts([t.coded for t in manifest.tensors], len(manifest.levels))
-        sizes = [
-            tuple(k * t.dtype.itemsize for k in shell_kept(t, len(manifest.levels)))
-            for t in manifest.tensors
-        ]
-        self._values_at = _starts(sizes, len(every))
+        # By tensor: the weights of each shell; where its share of each mask and of each values
+        # begins, bytes from the beginning of theirs; where it ends is the next row.
+        self._shells = shell_sizes(manifest.tensors, len(manifest.levels))
+        coded = np.array([t.coded for t in manifest.tensors], np.int64)
+        self._mask_at = _running(coded.reshape(-1, len(manifest.levels)))
+        itemsizes = np.array([t.dtype.itemsize for t in manifest.tensors], np.int64)
+        self._values_at = _running(self._shells * itemsizes[:, None])
 
     def require(self, level: Level) -> Level:
         """Return the stored level that equals `level`, if the file reaches so far."""
@@ -184,41 +117,43 @@ class PackedReader(Reader):
         own = set() if level == DENSE else set(self.manifest.per_level)
         return (t for t in self._shared if t.name not in own)
 
-    def jobs(self, level: Level) -> Iterator[Job]:
-        """Yield one piece a prunable tensor: its coded masks can only be read in order."""
-        for at, entry in enumerate(self.manifest.tensors):
-            yield Job(at, 0, entry.numel)
+    def wholes(self) -> Iterator[Batch]:
+        """Yield whole tensors, in the order of the manifest: several small ones at a time."""
+        tensors = self.manifest.tensors
+        return batches([t.numel for t in tensors], [t.dtype for t in tensors], lambda _: PIECE)
+
+    def jobs(self, level: Level) -> Iterator[Batch]:
+        """Yield whole tensors: their coded masks can only be read in order."""
+        return self.wholes()
 
     def produce(
         self,
-        job: Job,
+        batch: Batch,
         level: Level,
         scratch: Scratch,
         sink: Sink,
         mask_sink: MaskSink | None = None,
     ) -> None:
-        """Put one tensor of a level together from its shells, reading no byte past the prefix.
+        """Put tensors of a level together from their shells, reading no byte past the prefix.
 
         `mask_sink` gets the masks on the way, as `masks` yields them.
         """
-        entry = self.manifest.tensors[job.entry]
-        every = (*self.manifest.levels, DENSE)
-        depth = every.index(level) + 1
-        size = entry.dtype.itemsize
+        depth = (*self.manifest.levels, DENSE).index(level) + 1
         cursors = [
-            self.sections[k].tensors[-1].begin + self._values_at[k][job.entry] for k in range(depth)
+            self.sections[k].tensors[-1].begin + int(self._values_at[batch.first, k])
+            for k in range(depth)
         ]
-        for start, count, chosen in self._walk(job.entry, depth):
-            bits = scratch.array("weights", count, entry.dtype.unsigned)
+        for piece, chosen in self._walk(batch, depth):
+            bits = scratch.array("weights", piece.cells, piece.cell)
             bits.fill(0)
-            for k, where in enumerate(chosen):
-                values: Bits = scratch.array("values", where.size, entry.dtype.unsigned)
+            for k, where in enumerate(map(piece.cells_of, chosen)):
+                values: Bits = scratch.array("values", where.size, piece.cell)
                 self.container.read_into(cursors[k], values.view(np.uint8).data)
-                cursors[k] += where.size * size
+                cursors[k] += values.nbytes
                 bits[where] = values
-            sink(entry.name, start * size, bits.view(np.uint8).data)
+            sink(piece, bits.view(np.uint8).data)
             if mask_sink is not None:
-                mask_sink(start, count, _nested_masks(chosen[: len(self.manifest.levels)], count))
+                mask_sink(piece, _nested_masks(piece, chosen[: len(self.manifest.levels)]))
 
     def section_ranges(self) -> Iterator[tuple[str, str, tuple[int, int]]]:
         """Yield name, digest and (offset, size) of the shared section and of each level held."""
@@ -228,55 +163,90 @@ class PackedReader(Reader):
         for name, begin, end in zip(section_names(self.manifest), [0, *ends], ends, strict=False):
             yield name, self.manifest.packing.digests.get(name, ""), (begin, end - begin)
 
-    def masks(self, at: int) -> Iterator[tuple[int, int, list[Bytes]]]:
-        """Yield start, count and the packed bits of every level held, piece after piece."""
+    def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
+        """Yield pieces of a batch and the packed bits of every level held, in order."""
         depth = len([level for level in self.available if level != DENSE])
-        for start, count, chosen in self._walk(at, depth):
-            yield start, count, _nested_masks(chosen, count)
+        for piece, chosen in self._walk(batch, depth):
+            yield piece, _nested_masks(piece, chosen)
 
-    def _walk(self, at: int, depth: int) -> Iterator[tuple[int, int, list[NDArray[Any]]]]:
-        """Yield start, count and the positions of the `depth` sparsest shells of a tensor.
+    def _walk(self, batch: Batch, depth: int) -> Iterator[tuple[Batch, list[NDArray[Any]]]]:
+        """Yield pieces of whole tensors, and the positions of their `depth` sparsest shells.
 
-        The positions of a shell ascend and count from `start`. With all shells, the last one is
-        what no mask takes.
+        The positions of a shell ascend and count from the first weight of the piece. With all
+        shells, the last one is what no mask takes.
         """
-        entry = self.manifest.tensors[at]
-        coded = min(depth, len(self.manifest.levels))
-        left = list(shell_kept(entry, len(self.manifest.levels)))
-        streams = [
-            MaskStream(coding_of(left[k], sum(left[k:])), self._coded(k, at)) for k in range(coded)
-        ]
-        for start, count in spans(entry.numel, PIECE):
-            chosen = []
-            rest: NDArray[Any] | None = None
-            for k in range(coded):
-                free = count if rest is None else rest.size
-                try:
-                    where, others = streams[k].take(free, zeros=k + 1 < depth)
-                except ValueError as error:
-                    raise self.damaged(entry.name, str(error)) from error
-                chosen.append(where if rest is None else rest.take(where))
-                if k + 1 < depth:
-                    rest = others if rest is None else rest.take(others)
-            if coded < depth:
-                assert rest is not None
-                chosen.append(rest)
+        if batch.several:
+            try:
+                chosen = self._split(batch.count, self._streams(batch, depth), depth)
+            except ValueError:
+                # One by one, they tell which of them is damaged, and how.
+                for tensor in batch.tensors():
+                    yield from self._walk(tensor, depth)
+            else:
+                yield batch, chosen
+            return
+        name = self.manifest.tensors[batch.first].name
+        left = self._shells[batch.first, :depth].tolist()
+        streams = self._streams(batch, depth)
+        for piece in batch.pieces(lambda _: PIECE):
+            try:
+                chosen = self._split(piece.count, streams, depth)
+            except ValueError as error:
+                raise self.damaged(name, str(error)) from error
             for k, where in enumerate(chosen):
                 left[k] -= where.size
                 if left[k] < 0:
-                    raise self.damaged(entry.name, "its coded mask has too many weights")
-            yield start, count, chosen
-        if any(left[:depth]):
-            raise self.damaged(entry.name, "its coded mask has too few weights")
+                    raise self.damaged(name, "its coded mask has too many weights")
+            yield piece, chosen
+        if any(left):
+            raise self.damaged(name, "its coded mask has too few weights")
         for stream in streams:
             try:
                 stream.finish()
             except ValueError as error:
-                raise self.damaged(entry.name, str(error)) from error
+                raise self.damaged(name, str(error)) from error
+
+    def _split(
+        self, count: int, streams: Sequence[MaskStream | MaskStreams], depth: int
+    ) -> list[NDArray[Any]]:
+        """Return where the next `count` weights of each shell are."""
+        chosen = []
+        rest: NDArray[Any] | None = None
+        for k, stream in enumerate(streams):
+            free = count if rest is None else rest.size
+            where, others = stream.take(free, zeros=k + 1 < depth)
+            chosen.append(where if rest is None else rest.take(where))
+            if k + 1 < depth:
+                rest = others if rest is None else rest.take(others)
+        if len(streams) < depth:
+            assert rest is not None
+            chosen.append(rest)
+        return chosen
+
+    def _streams(self, batch: Batch, depth: int) -> Sequence[MaskStream | MaskStreams]:
+        """Return what reads the masks of the `depth` sparsest shells of whole tensors."""
+        shells = self._shells[batch.rows]
+        free = np.flip(np.cumsum(np.flip(shells, axis=1), axis=1), axis=1)
+        coded = range(min(depth, len(self.manifest.levels)))
+        if batch.several:
+            return [
+                MaskStreams(self._coded_parts(k, batch), shells[:, k], free[:, k]) for k in coded
+            ]
+        return [
+            MaskStream(coding_of(int(shells[0, k]), int(free[0, k])), self._coded(k, batch.first))
+            for k in coded
+        ]
+
+    def _coded_parts(self, level: int, batch: Batch) -> list[memoryview]:
+        """Return the coded masks of a shell of several tensors, read at once."""
+        ends = self._mask_at[batch.first : batch.rows.stop + 1, level].tolist()
+        data = memoryview(bytearray(ends[-1] - ends[0]))
+        self.container.read_into(self.sections[level].tensors[-2].begin + ends[0], data)
+        return [data[a - ends[0] : b - ends[0]] for a, b in itertools.pairwise(ends)]
 
     def _coded(self, level: int, at: int) -> Any:
         """Return a function that reads the coded mask of a shell of a tensor bit by bit."""
-        offset = self.sections[level].tensors[-2].begin + self._mask_at[level][at]
+        offset = self.sections[level].tensors[-2].begin + int(self._mask_at[at, level])
         left = self.manifest.tensors[at].coded[level]
 
         def read(size: int) -> bytes:
@@ -289,13 +259,13 @@ class PackedReader(Reader):
         return read
 
 
-def _nested_masks(shells: Sequence[NDArray[Any]], count: int) -> list[Bytes]:
+def _nested_masks(piece: Batch, shells: Sequence[NDArray[Any]]) -> list[Bytes]:
     """Return the packed mask of each level from the positions of the shells, sparsest first."""
-    mask = np.zeros(count, np.bool_)
+    mask = np.zeros(piece.count, np.bool_)
     packed = []
     for where in shells:
         mask[where] = True
-        packed.append(pack_bits(mask))
+        packed.append(piece.pack_mask(mask))
     return packed
 
 
@@ -303,13 +273,8 @@ def _place(tensor: TensorInfo) -> tuple[int, int, str]:
     return tensor.begin, tensor.end, tensor.name
 
 
-def _starts(sizes: Sequence[Sequence[int]], columns: int) -> list[list[int]]:
-    """Return for each column where each row's share begins, rows following one another."""
-    starts = []
-    for k in range(columns):
-        at, column = 0, []
-        for row in sizes:
-            column.append(at)
-            at += row[k]
-        starts.append(column)
-    return starts
+def _running(sizes: Integers) -> Integers:
+    """Return for each column where each row's share begins, and in one more row the ends."""
+    found = np.zeros((len(sizes) + 1, sizes.shape[1]), np.int64)
+    np.cumsum(sizes, axis=0, out=found[1:])
+    return found

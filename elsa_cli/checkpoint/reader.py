@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
+import numpy as np
+
+from elsa_cli.checkpoint.batch import Batch, Integers
 from elsa_cli.checkpoint.bitmask import Bytes
 from elsa_cli.checkpoint.closing import Closing
 from elsa_cli.checkpoint.container import Container, TensorInfo
@@ -16,19 +18,10 @@ from elsa_cli.checkpoint.names import foreign
 from elsa_cli.checkpoint.work import Scratch
 from elsa_cli.errors import BadManifest
 
-__all__ = ["Job", "Reader", "Sink"]
+__all__ = ["Reader", "Sink"]
 
-# Takes bytes of a tensor: its name, the offset of the bytes in it, the bytes (reused afterwards).
-Sink = Callable[[str, int, memoryview], None]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A piece of one prunable tensor: weights start … start + count of manifest entry `entry`."""
-
-    entry: int
-    start: int
-    count: int
+# Takes the bytes of the weights of a batch of manifest tensors; they are reused afterwards.
+Sink = Callable[[Batch, memoryview], None]
 
 
 class Reader(Closing):
@@ -71,19 +64,36 @@ class Reader(Closing):
         """Yield the tensors whose bytes in the file are those of the level."""
 
     @abstractmethod
-    def jobs(self, level: Level) -> Iterator[Job]:
-        """Yield independent pieces of the tensors that `verbatim` leaves out."""
+    def wholes(self) -> Iterator[Batch]:
+        """Yield all manifest tensors, in order, for `masks_of`: several small ones at a time."""
 
     @abstractmethod
-    def produce(self, job: Job, level: Level, scratch: Scratch, sink: Sink) -> None:
-        """Compute one piece of a level and hand its bytes to `sink`."""
+    def jobs(self, level: Level) -> Iterator[Batch]:
+        """Yield independent batches of the tensors that `verbatim` leaves out."""
 
     @abstractmethod
+    def produce(self, batch: Batch, level: Level, scratch: Scratch, sink: Sink) -> None:
+        """Compute one batch of a level and hand its bytes to `sink`, piece after piece."""
+
+    @abstractmethod
+    def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
+        """Yield pieces of whole tensors and the packed bits of every level held, in order.
+
+        Sparsest level first; the mask of each tensor begins on a byte.
+        """
+
     def masks(self, at: int) -> Iterator[tuple[int, int, list[Bytes]]]:
         """Yield (start, count, packed bits of every level held) of manifest tensor `at`, in order.
 
         Sparsest level first; every start is a multiple of 8.
         """
+        entry = self.manifest.tensors[at]
+        for piece, packed in self.masks_of(Batch(at, [entry.numel], [entry.dtype])):
+            yield piece.start, piece.count, packed
+
+    def by_entry(self, places: Mapping[str, int]) -> Integers:
+        """Return the place of each manifest tensor, for `Batch.moves`."""
+        return np.array([places[t.name] for t in self.manifest.tensors], np.int64)
 
     def require(self, level: Level) -> Level:
         """Return the stored level that equals `level`.

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from elsa_cli.checkpoint.batch import Batch
 from elsa_cli.checkpoint.container import TensorInfo, encode_header, lay_out
 from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
 from elsa_cli.checkpoint.names import content_hashes, without_hashes
 from elsa_cli.checkpoint.opening import open_nested
 from elsa_cli.checkpoint.output import OutputFile, Policy, copy_steps
-from elsa_cli.checkpoint.reader import Job, Reader
+from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run
 from elsa_cli.operations.paths import level_paths
 
@@ -132,22 +133,24 @@ def _write(
         out.write_at(place[name], data)
         progress(len(data))
 
-    def sink(name: str, offset: int, data: memoryview) -> None:
-        out.write_at(place[name] + offset, data)
+    pruned = reader.by_entry(place)
+
+    def sink(batch: Batch, data: memoryview) -> None:
+        batch.write_from(out.write_at, pruned, data)
         progress(len(data))
 
     def copy(step: tuple[int, int, int], _: Scratch) -> None:
         out.copy_from(reader.container.fd, *step)
         progress(step[2])
 
-    def compute(job: Job, scratch: Scratch) -> None:
-        reader.produce(job, level, scratch, sink)
+    def compute(batch: Batch, scratch: Scratch) -> None:
+        reader.produce(batch, level, scratch, sink)
 
     def items() -> Iterator[partial[None]]:
         moves = ((begin + t.begin, place[t.name], t.nbytes) for t in reader.verbatim(level))
         for step in copy_steps(moves):
             yield partial(copy, step)
-        for job in reader.jobs(level):
-            yield partial(compute, job)
+        for batch in reader.jobs(level):
+            yield partial(compute, batch)
 
     run(items(), lambda item, scratch: item(scratch), Scratch, threads)

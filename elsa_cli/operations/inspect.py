@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import math
 import os
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from elsa_cli.checkpoint.container import Container, TensorInfo
+from elsa_cli.checkpoint.batch import Batch, pieces
+from elsa_cli.checkpoint.container import Container
 from elsa_cli.checkpoint.level import DENSE, Level
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.opening import open_any
-from elsa_cli.checkpoint.packed import PackedReader, shell_kept
+from elsa_cli.checkpoint.packed import PackedReader
 from elsa_cli.checkpoint.reader import Reader
-from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run, spans
+from elsa_cli.checkpoint.sections import shell_sizes
+from elsa_cli.checkpoint.work import (
+    Progress,
+    Scratch,
+    chunk_of,
+    default_threads,
+    no_progress,
+    run,
+)
 from elsa_cli.selection.roles import tell
 
 __all__ = ["InspectReport", "LevelInfo", "TensorDetail", "inspect"]
@@ -124,10 +135,11 @@ def _with_levels(reader: Reader) -> InspectReport:
     manifest = reader.manifest
     entries = {t.name: t for t in manifest.tensors}
     told = tell(tuple(reader.dense.values())).told
+    own = set(manifest.per_level)
     details = []
     for t in reader.dense.values():
         entry = entries.get(t.name)
-        part = "prunable" if entry else "per-level" if t.name in manifest.per_level else "shared"
+        part = "prunable" if entry else "per-level" if t.name in own else "shared"
         role, reason = told[t.name].role, told[t.name].reason
         if (role == "weight") != bool(entry):  # values, classes or options told more than the name
             reason = "chosen with the masks" if entry else "left out when masks were chosen"
@@ -156,6 +168,7 @@ def _levels(reader: Reader) -> list[LevelInfo]:
     raw = sum(-(-t.numel // 8) for t in manifest.tensors)
     own = sum(reader.dense[name].nbytes for name in manifest.per_level)
     packing = manifest.packing
+    shells = shell_sizes(manifest.tensors, len(manifest.levels)).tolist()
     infos = []
     for k, level in enumerate((*manifest.levels, DENSE)):
         dense = level == DENSE
@@ -163,7 +176,7 @@ def _levels(reader: Reader) -> list[LevelInfo]:
             before = packing.prefix[k - 1] if k else _shared_end(reader)
             packed = packing.prefix[k] - before
         else:
-            packed = _estimate(manifest, k) + (0 if dense else own)
+            packed = _estimate(manifest, shells, k) + (0 if dense else own)
         infos.append(
             LevelInfo(
                 level=level,
@@ -182,11 +195,16 @@ def _shared_end(reader: Reader) -> int:
     return reader.container.header_bytes + max(ends, default=0)
 
 
-def _estimate(manifest: Manifest, shell: int) -> int:
-    """Return the bytes of a shell: its values, and its mask at the entropy of its density."""
+def _estimate(manifest: Manifest, shells: Sequence[Sequence[int]], shell: int) -> int:
+    """Return the bytes of a shell: its values, and its mask at the entropy of its density.
+
+    Args:
+        manifest: Of a nested checkpoint.
+        shells: The weights of each shell of each tensor.
+        shell: Which shell.
+    """
     total = 0.0
-    for t in manifest.tensors:
-        kept = shell_kept(t, len(manifest.levels))
+    for t, kept in zip(manifest.tensors, shells, strict=True):
         free = sum(kept[shell:])
         total += kept[shell] * t.dtype.itemsize
         if shell < len(manifest.levels) and 0 < kept[shell] < free:
@@ -199,23 +217,23 @@ def _plain(container: Container, threads: int, progress: Progress) -> InspectRep
     progress(0, container.data_bytes)
     whole = [t for t in container.tensors if t.dtype.bits % 8 == 0]
 
-    def work(item: tuple[TensorInfo, int, int], state: tuple[dict[str, int], Scratch]) -> None:
-        zeros, scratch = state
-        t, start, count = item
-        bits = scratch.array("bits", count, t.dtype.unsigned)
-        view = bits.view(np.uint8).data
-        container.read_into(t.begin + start * t.dtype.itemsize, view)
-        values = t.dtype.magnitudes(bits, out=bits) if t.dtype.float_bits else bits
-        zeros[t.name] = zeros.get(t.name, 0) + count - int(np.count_nonzero(values))
+    places = np.array([t.begin for t in whole], np.int64)
+    zeros = np.zeros(len(whole), np.int64)
+    lock = threading.Lock()
+
+    def work(batch: Batch, scratch: Scratch) -> None:
+        cells = scratch.array("cells", batch.cells, batch.cell)
+        view = cells.view(np.uint8).data
+        batch.read_into(container.read_into, places, view)
+        found = batch.sizes - batch.nonzero(cells)
+        with lock:
+            zeros[batch.rows] += found
         progress(len(view))
 
-    items = ((t, start, count) for t in whole for start, count in spans(t.numel))
-    states = run(items, work, lambda: (dict[str, int](), Scratch()), threads)
-
-    def zeros_of(t: TensorInfo) -> int | None:
-        if t.dtype.bits % 8:
-            return None
-        return sum(zeros.get(t.name, 0) for zeros, _ in states)
+    run(
+        pieces([t.numel for t in whole], [t.dtype for t in whole], chunk_of), work, Scratch, threads
+    )
+    zeros_of = dict(zip([t.name for t in whole], zeros.tolist(), strict=True))
 
     told = tell(container.tensors, container).told
     return InspectReport(
@@ -240,7 +258,7 @@ def _plain(container: Container, threads: int, progress: Progress) -> InspectRep
                 told[t.name].role,
                 told[t.name].reason,
                 (),
-                zeros_of(t),
+                zeros_of.get(t.name),
             )
             for t in container.tensors
         ),

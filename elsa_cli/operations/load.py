@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elsa_cli.checkpoint.batch import Batch
 from elsa_cli.checkpoint.bitmask import Bools, unpack_bits
 from elsa_cli.checkpoint.closing import Closing
 from elsa_cli.checkpoint.dtypes import DType
@@ -107,11 +108,16 @@ class NestedCheckpoint(Closing):
         for name, data in reader.per_level(wanted).items():
             buffers[name][:] = np.frombuffer(data, np.uint8)
 
-        def sink(name: str, offset: int, data: memoryview) -> None:
-            buffers[name][offset : offset + len(data)] = data
+        pruned = [buffers[t.name].data for t in reader.manifest.tensors]
 
-        def work(job: Any, scratch: Scratch) -> None:
-            reader.produce(job, wanted, scratch, sink)
+        def sink(batch: Batch, data: memoryview) -> None:
+            done, offset = 0, batch.start * batch.dtypes[0].itemsize
+            for buffer, size in zip(pruned[batch.rows], batch.byte_sizes.tolist(), strict=True):
+                buffer[offset : offset + size] = data[done : done + size]
+                done += size
+
+        def work(batch: Batch, scratch: Scratch) -> None:
+            reader.produce(batch, wanted, scratch, sink)
 
         run(reader.jobs(wanted), work, Scratch, threads)
         shape = _to_torch if framework == "torch" else _to_numpy

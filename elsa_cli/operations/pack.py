@@ -6,8 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
+from elsa_cli.checkpoint.batch import Batch
 from elsa_cli.checkpoint.bitmask import Bytes
 from elsa_cli.checkpoint.foreign import Bundle
 from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
@@ -15,10 +15,10 @@ from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.nested import NestedReader
 from elsa_cli.checkpoint.nesting import NestedWriter
 from elsa_cli.checkpoint.opening import open_nested, open_plain
-from elsa_cli.checkpoint.output import OutputFile, Policy
+from elsa_cli.checkpoint.output import OutputFile, Policy, copy_steps
 from elsa_cli.checkpoint.packed import PackedReader
 from elsa_cli.checkpoint.packing import write_packed
-from elsa_cli.checkpoint.reader import Job, Reader
+from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run
 from elsa_cli.errors import NothingToDo, UsageError
 from elsa_cli.operations.paths import packed_path, unpacked_path
@@ -174,31 +174,32 @@ def unpack(
         walks = 1 if writer.placed else 2
         progress(0, walks * sum(t.numel * t.dtype.itemsize for t in manifest.tensors))
 
-        def put_masks(at: int, start: int, count: int, levels: Sequence[Bytes]) -> None:
+        def put_masks(piece: Batch, levels: Sequence[Bytes]) -> None:
             for k, bits in enumerate(levels):
-                writer.put_mask(k, at, start, bits)
+                writer.put_mask(k, piece.first, piece.start, bits)
 
-        def masks(at: int, _: None) -> None:
-            for start, count, levels in reader.masks(at):
-                put_masks(at, start, count, levels)
-                progress(count * manifest.tensors[at].dtype.itemsize)
+        def masks(batch: Batch, _: None) -> None:
+            for piece, levels in reader.masks_of(batch):
+                put_masks(piece, levels)
+                progress(piece.nbytes)
 
-        def sink(name: str, offset: int, data: memoryview) -> None:
-            writer.write(name, offset, data)
+        def sink(batch: Batch, data: memoryview) -> None:
+            batch.write_from(out.write_at, places, data)
             progress(len(data))
 
-        def weights(job: Job, scratch: Scratch) -> None:
-            on_masks = partial(put_masks, job.entry) if walks == 1 else None
-            reader.produce(job, DENSE, scratch, sink, on_masks)
+        def weights(batch: Batch, scratch: Scratch) -> None:
+            on_masks = put_masks if walks == 1 else None
+            reader.produce(batch, DENSE, scratch, sink, on_masks)
 
         if walks == 2:
-            run(range(len(manifest.tensors)), masks, lambda: None, threads)
+            run(reader.wholes(), masks, lambda: None, threads)
             writer.masks_done()
+        places = reader.by_entry({t.name: writer.place_of(t.name)[0] for t in dense})
         begin = reader.container.header_bytes
-        for t in reader.verbatim(DENSE):
-            out.copy_from(
-                reader.container.fd, begin + t.begin, writer.place_of(t.name)[0], t.nbytes
-            )
+        for step in copy_steps(
+            (begin + t.begin, writer.place_of(t.name)[0], t.nbytes) for t in reader.verbatim(DENSE)
+        ):
+            out.copy_from(reader.container.fd, *step)
         run(reader.jobs(DENSE), weights, Scratch, threads)
         writer.finish(manifest)
         out.commit()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from elsa_cli.checkpoint.bitmask import popcount
+from elsa_cli.checkpoint.batch import Batch, Integers
 from elsa_cli.checkpoint.digest import digest_ranges
-from elsa_cli.checkpoint.level import Level
+from elsa_cli.checkpoint.level import DENSE, Level
 from elsa_cli.checkpoint.names import mask_name
 from elsa_cli.checkpoint.nested import NestedReader
 from elsa_cli.checkpoint.opening import open_nested
@@ -118,44 +118,59 @@ def _digests(reader: Reader, threads: int, progress: Progress) -> tuple[list[Pro
 def _masks(reader: Reader, threads: int, progress: Progress) -> list[Problem]:
     """Check that masks nest and have the counts of the manifest."""
     manifest = reader.manifest
+    depth = len([level for level in reader.available if level != DENSE])
+    # Kept weights, and those that the next denser level lacks, (tensors, levels).
+    kept = np.array([t.kept[:depth] for t in manifest.tensors], np.int64).reshape(-1, depth)
+    strays = np.zeros_like(kept)
 
-    def work(at: int, problems: list[Problem]) -> None:
-        entry = manifest.tensors[at]
-        kept: dict[int, int] = {}
-        strays: dict[int, int] = {}
+    def work(batch: Batch, problems: list[Problem]) -> None:
         try:
-            for _, count, levels in reader.masks(at):
-                for k, bits in enumerate(levels):
-                    kept[k] = kept.get(k, 0) + popcount(bits)
-                    if k:
-                        both = np.bitwise_and(levels[k - 1], ~bits)
-                        strays[k] = strays.get(k, 0) + popcount(both)
-                progress(count * entry.dtype.itemsize)
+            kept[batch.rows], strays[batch.rows] = _count(reader, batch, depth)
         except BadManifest as error:
-            problems.append(Problem(entry.name, error.what))
+            if batch.several:
+                for tensor in batch.tensors():
+                    work(tensor, problems)
+            else:
+                problems.append(Problem(manifest.tensors[batch.first].name, error.what))
             return
-        for k, found in kept.items():
-            level = manifest.levels[k]
-            if found != entry.kept[k]:
+        progress(batch.nbytes)
+
+    empty: list[Problem] = []
+    states = run(reader.wholes(), work, empty.copy, threads)
+    problems = [problem for found in states for problem in found]
+    for entry, found, lacking in zip(manifest.tensors, kept.tolist(), strays.tolist(), strict=True):
+        for k, level in enumerate(manifest.levels[:depth]):
+            if found[k] != entry.kept[k]:
                 problems.append(
                     Problem(
                         entry.name,
-                        f"level {level} keeps {found:,} weights, the manifest says "
+                        f"level {level} keeps {found[k]:,} weights, the manifest says "
                         f"{entry.kept[k]:,}",
                     )
                 )
-            if strays.get(k):
+            if lacking[k]:
                 problems.append(
                     Problem(
                         entry.name,
-                        f"{strays[k]:,} weights of level {manifest.levels[k - 1]} are not in "
+                        f"{lacking[k]:,} weights of level {manifest.levels[k - 1]} are not in "
                         f"level {level}",
                     )
                 )
+    return problems
 
-    empty: list[Problem] = []
-    states = run(range(len(manifest.tensors)), work, empty.copy, threads)
-    return [problem for problems in states for problem in problems]
+
+def _count(reader: Reader, batch: Batch, depth: int) -> tuple[Integers, Integers]:
+    """Return the weights of each level, and those that the next denser one lacks, by tensor."""
+    kept = np.zeros((len(batch.sizes), depth), np.int64)
+    strays = np.zeros_like(kept)
+    for piece, levels in reader.masks_of(batch):
+        at = piece.first - batch.first
+        rows = slice(at, at + len(piece.sizes))
+        for k, bits in enumerate(levels):
+            kept[rows, k] += piece.mask_sums(bits)
+            if k:
+                strays[rows, k] += piece.mask_sums(levels[k - 1] & ~bits)
+    return kept, strays
 
 
 def _loose_end(reader: PackedReader) -> Iterator[Problem]:

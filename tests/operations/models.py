@@ -99,7 +99,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Make every operation work in pieces of `size` weights, a multiple of 8."""
     monkeypatch.setattr(spans, "__defaults__", (size,))
     monkeypatch.setattr("elsa_cli.checkpoint.work.CHUNK", size)
-    for module in ("packed", "packing"):
+    for module in ("packed", "packing", "shellcoding"):
         monkeypatch.setattr(f"elsa_cli.checkpoint.{module}.PIECE", size)
 
 

@@ -52,7 +52,7 @@ def test_nested(tmp_path: Path) -> None:
     for name, dtype, shape, data in tensors:
         detail = details[name]
         assert (detail.dtype, detail.shape, detail.nbytes) == (dtype, tuple(shape), len(data))
-        assert detail.role == ("prunable" if name in pruned else "shared")
+        assert detail.part == ("prunable" if name in pruned else "shared")
         assert detail.zeros is None
         densities = [stored_masks(nested, level)[name].mean() for level in LEVELS if name in pruned]
         assert detail.density == pytest.approx(densities)
@@ -70,7 +70,7 @@ def test_packed_sizes_tile_the_file(tmp_path: Path) -> None:
         len(packed.read_bytes()),
     )
     length = int.from_bytes(packed.read_bytes()[:8], "little") + 8
-    shared = sum(t.nbytes for t in report.tensors if t.role == "shared")
+    shared = sum(t.nbytes for t in report.tensors if t.part == "shared")
     sizes = [info.packed_bytes for info in report.levels]
     assert length + shared + sum(sizes) == report.size
     prefixes = [info.prefix for info in report.levels]
@@ -121,7 +121,7 @@ def test_plain_counts_zeros(tmp_path: Path) -> None:
     for (name, dtype, _, data), detail in zip(
         sorted(tensors), sorted(report.tensors, key=lambda t: t.name), strict=True
     ):
-        assert (detail.name, detail.role) == (name, "plain")
+        assert (detail.name, detail.part) == (name, "plain")
         if dtype in ("F4", "F6_E2M3", "F6_E3M2"):
             assert detail.zeros is None
             continue
