@@ -176,7 +176,7 @@ def test_what_a_recipe_prints_is_not_the_result(field: Field) -> None:
     ids=["classes", "roles", "include"],
 )
 def test_training_chooses_as_sparsify_does(
-    field: Field, options: list[str], roles: dict[str, str], python: dict[str, list[str]]
+    field: Field, options: list[str], roles: dict[str, str], python: dict[str, Any]
 ) -> None:
     """The same masks under the same options: from a checkpoint, and in Python."""
     file, recipe = field.save(build().state_dict()), field.write("recipe.py", RECIPE)

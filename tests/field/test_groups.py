@@ -110,16 +110,17 @@ KINDS: dict[str, tuple[State, dict[str, int], dict[str, str]]] = {
 
 def group_of_four(tensor: Tensor, dim: int) -> Tensor:
     """Return how many of each four neighbours along a dimension are kept."""
-    return (tensor != 0).movedim(dim, -1).unflatten(-1, (-1, 4)).sum(-1)
+    moved = (tensor != 0).movedim(dim, -1)
+    return moved.reshape(*moved.shape[:-1], -1, 4).sum(-1)
 
 
 def best_of_four(tensor: Tensor, keep: int, dim: int) -> Tensor:
     """Return the tensor with the `keep` largest of each four neighbours alone."""
-    fours = tensor.movedim(dim, -1).unflatten(-1, (-1, 4))
+    moved = tensor.movedim(dim, -1)
+    fours = moved.reshape(*moved.shape[:-1], -1, 4)
     order = fours.abs().argsort(-1, descending=True)
     kept = torch.zeros_like(fours).scatter(-1, order[..., :keep], 1.0)
-    found: Tensor = (fours * kept).flatten(-2).movedim(-1, dim)
-    return found
+    return (fours * kept).reshape(moved.shape).movedim(-1, dim)
 
 
 @pytest.mark.parametrize("kind", KINDS)

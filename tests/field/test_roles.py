@@ -120,7 +120,7 @@ ODD: dict[str, tuple[Tensor, str]] = {
     "one.weight": (torch.eye(96), "weight"),
     "thin.weight": (normal(96, 1) @ normal(1, 96, seed=1), "weight"),
     "smooth.weight": (normal(96, 96).cumsum(0), "weight"),
-    "blocks.weight": (torch.block_diag(*normal(6, 16, 16)), "weight"),
+    "blocks.weight": (normal(96, 96) * torch.eye(6).kron(torch.ones(16, 16)), "weight"),
 }
 
 
