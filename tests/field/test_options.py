@@ -128,6 +128,12 @@ def test_a_name_that_is_a_glob_means_itself(
     assert choice.dense.keys() == gone
 
 
+def test_an_empty_weight_is_left_for_being_empty(field: Field) -> None:
+    choice = field.sparsify({"fc1.weight": normal(8, 8), "none.weight": normal(0, 8)})
+    assert choice.dense == {"none.weight": "weight"}
+    assert choice.reasons["none.weight"] == "it has no elements"
+
+
 def test_the_name_of_a_norm_takes_it_and_says_so(field: Field) -> None:
     choice = field.sparsify(NET, "--include", "net.norm.weight", "--scope", "layer")
     assert choice.warned == [
