@@ -84,6 +84,53 @@ def test_every_level_is_finite(
 
 
 @pytest.mark.parametrize("style", STYLES)
+def test_a_recurrent_layer(field: Field, style: str) -> None:
+    """Its weights have other names than `weight`, and so have their vectors."""
+    torch.manual_seed(0)
+    module: nn.Module = nn.LSTM(16, 8)
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        if style == "old":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                module = old_weight_norm(module, name)
+        else:
+            module = parametrizations.weight_norm(module, name)
+    ends = ("_v", "original1")
+    vectors = {name for name in module.state_dict() if name.endswith(ends)}
+    with torch.no_grad():
+        for name in vectors:
+            module.get_parameter(name).mul_(torch.logspace(-3, 1, 32)[:, None])
+    state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+    choice = field.sparsify(state, levels="0.9")
+    assert choice.pruned == vectors
+    found = field.extract("0.9")
+    for name in vectors:
+        assert (found[name] != 0).any(1).all(), name
+    module.load_state_dict(found)
+    assert module(normal(3, 1, 16))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_groups_leave_no_row_empty(field: Field, style: str, dim: int) -> None:
+    """A transposed convolution is normalised along its inputs, where groups run, too."""
+    torch.manual_seed(0)
+    module = STYLES[style][0](nn.ConvTranspose1d(16, 8, 4), dim)
+    vectors = STYLES[style][2]
+    with torch.no_grad():
+        spread = torch.logspace(-3, 1, (16, 8)[dim])
+        module.get_parameter(vectors).mul_(spread.view((-1, 1, 1) if dim == 0 else (1, -1, 1)))
+    state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
+    options = ("--group", "4", "--group-dim", "0")
+    field.sparsify({**state, "fc.weight": normal(8, 8)}, *options, levels="0.75,0.5")
+    for level in ("0.75", "0.5"):
+        found = field.extract(level)
+        del found["fc.weight"]
+        module.load_state_dict(found)
+        assert module(normal(1, 16, 9)).isfinite().all(), level
+
+
+@pytest.mark.parametrize("style", STYLES)
 def test_the_sizes_of_a_weight_norm_are_a_norm(field: Field, style: str) -> None:
     choice = field.sparsify(dict(layer(style, 0).state_dict()))
     assert choice.dense == {STYLES[style][1]: "norm", "bias": "bias"}
