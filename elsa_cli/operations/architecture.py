@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import sys
 from collections.abc import Mapping
 
 from elsa_cli.checkpoint.container import Container
+from elsa_cli.errors import Misfit
 from elsa_cli.selection.roles import Classes
 
 __all__ = ["classes_beside"]
@@ -21,6 +24,9 @@ def classes_beside(
 ) -> Classes | None:
     """Return what the modules' classes tell of a checkpoint, or None where they are not known.
 
+    What the recipe or transformers prints on the way goes to standard error: the result alone
+    belongs on standard output.
+
     Args:
         container: The checkpoint.
         recipe: A recipe; its model is built.
@@ -31,12 +37,22 @@ def classes_beside(
     Raises:
         UsageError: The recipe does not exist, or has no such setting.
         RecipeError: It cannot be imported, or its model cannot be built.
+        Misfit: Its model has no tensor of the checkpoint.
     """
     if recipe is not None:
         from elsa_cli.training.architecture import roles_of
         from elsa_cli.training.recipe import Recipe
 
-        return Classes("the recipe's model", roles_of(Recipe(recipe, settings).build_model()))
+        with contextlib.redirect_stdout(sys.stderr):
+            model = Recipe(recipe, settings).build_model()
+        names = model.state_dict().keys()
+        if not any(t.name in names for t in container.tensors):
+            raise Misfit(
+                "does not fit the recipe's model: no tensor is in both",
+                file=container.path,
+                hint="build_model() must give the tensors the checkpoint's names",
+            )
+        return Classes("the recipe's model", roles_of(model))
     folder = os.path.dirname(os.path.abspath(container.path))
     if not config or not os.path.isfile(os.path.join(folder, "config.json")):
         return None
@@ -45,5 +61,6 @@ def classes_beside(
     from elsa_cli.training.architecture import model_of_config
 
     shapes = {t.name: t.shape for t in container.tensors}
-    found = model_of_config(folder, shapes)
+    with contextlib.redirect_stdout(sys.stderr):
+        found = model_of_config(folder, shapes)
     return None if found is None else Classes(f"the classes of {found[1]}", found[0])

@@ -91,7 +91,7 @@ def left_rows(
     infos = {t.name: t for t in tensors}
     left = [(name, told.role, told.reason) for name, told in eligible.left().items()]
     left = [
-        (name, role, reason if role != "weight" else "left out by the options")
+        (name, role, reason if role != "weight" else _why(infos[name]))
         for name, role, reason in left
     ]
     told = eligible.roles.told
@@ -100,6 +100,11 @@ def left_rows(
         LeftRow(n, infos[n].shape, infos[n].dtype.name, infos[n].numel, role, reason)
         for n, role, reason in left
     )
+
+
+def _why(weight: TensorInfo) -> str:
+    """Return what keeps a weight dense."""
+    return "left out by the options" if weight.numel else "it has no elements"
 
 
 def by_role(left: Sequence[LeftRow]) -> tuple[RoleRow, ...]:

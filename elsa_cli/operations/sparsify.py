@@ -168,6 +168,8 @@ def sparsify(
     rule = Rule.of(scope, distribution, group)
     if group_dims and group is None:
         raise UsageError("--group-dim says where groups run", hint="use it with --group")
+    if recipe_settings and recipe is None:
+        raise UsageError("--recipe-set sets what a recipe reads", hint="use it with --recipe")
     given_dims = parse_dims(group_dims)
     wanted_tensors = Wanted(include, exclude, roles)
     scorer, options = bind(method, settings or {}, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -35,6 +36,9 @@ CLASSES: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str, int | N
 )
 # Classes of other libraries, by name: they are told without an import of those.
 NAMED = {"Conv1D": ("weight", 0)}  # transformers: (in, out)
+NORMS = re.compile(
+    r".*Norm(?:ali[sz]ation)?(?:\d*[dD]?|Gated)"
+)  # MyNorm, LayerNorm2d, RMSNormGated
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -45,9 +49,8 @@ def roles_of(model: nn.Module) -> dict[str, Told]:
     are constants, but for the statistics of norms.
     """
     told: dict[str, Told] = {}
-    output = getattr(model, "get_output_embeddings", None)
-    head = output() if callable(output) else None
-    for prefix, module in model.named_modules():
+    head = _head_of(model)
+    for prefix, module in model.named_modules(remove_duplicate=False):  # as a state dict names them
         kind = type(module).__name__
         dot = f"{prefix}." if prefix else ""
         for name, buffer in module.named_buffers(recurse=False):
@@ -58,11 +61,22 @@ def roles_of(model: nn.Module) -> dict[str, Told]:
                 )
         role, dim = ("head", 1) if module is head else _class_of(module)
         for name, parameter in module.named_parameters(recurse=False):
+            if nn.parameter.is_lazy(parameter):
+                continue  # no shape yet
             if isinstance(module, nn.MultiheadAttention) and name in ATTENTION:
                 told[dot + name] = Told("weight", f"its module: {kind}", input_dim=1)
             elif role is not None and name not in ("weight_g", "weight_u"):
                 told[dot + name] = _parameter(name, parameter, role, dim, kind)
     return told
+
+
+def _head_of(model: nn.Module) -> object:
+    """Return the output projection of a model of transformers, or None."""
+    output = getattr(model, "get_output_embeddings", None)
+    try:
+        return output() if callable(output) else None
+    except Exception:  # a method of another library, or of a model that has none
+        return None
 
 
 def _class_of(module: nn.Module) -> tuple[str | None, int | None]:
@@ -72,7 +86,7 @@ def _class_of(module: nn.Module) -> tuple[str | None, int | None]:
     name = type(module).__name__
     if name in NAMED and hasattr(module, "nf"):
         return NAMED[name]
-    if name.endswith("Norm"):
+    if NORMS.fullmatch(name):
         return "norm", None
     return None, None
 

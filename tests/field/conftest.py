@@ -1,0 +1,27 @@
+"""The command line in processes that need not import torch again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.commands.forkserver import Server
+from tests.field.tools import Field
+
+
+@pytest.fixture(scope="session")
+def field_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that these tests share."""
+    running = Server(tmp_path_factory.mktemp("server"))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def field(field_server: Server, tmp_path: Path) -> Field:
+    """A folder of its own, and the command line."""
+    return Field(field_server, tmp_path)
