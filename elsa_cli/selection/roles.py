@@ -176,7 +176,7 @@ def by_name(siblings: Siblings) -> dict[str, Told]:
     )
     if rows:
         for name, t in siblings.by_name.items():
-            if len(t.shape) == 2 and t.shape[0] in rows:
+            if len(t.shape) == 2 and rows.intersection(t.shape):
                 told[name] = _by_rules(t, siblings.names[name], siblings, rows)
     return told
 
@@ -211,6 +211,8 @@ def _holds(test: Test, t: TensorInfo, name: Name, siblings: Siblings, rows: froz
             return _has_experts(name, siblings)
         case Test.VOCABULARY:
             return t.shape[0] in rows and t.shape[0] > t.shape[-1]
+        case Test.TO_VOCABULARY:
+            return len(t.shape) == 2 and t.shape[1] in rows and t.shape[1] > t.shape[0]
         case Test.TALL:
             return t.shape[0] > t.shape[-1]
         case Test.VAST:

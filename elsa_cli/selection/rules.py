@@ -40,6 +40,7 @@ class Test(Enum):
     NO_BIAS = "no bias beside it: an embedding never has one, a linear layer may"
     EXPERTS = "experts beside its module"
     VOCABULARY = "as many rows as an embedding, and more rows than columns"
+    TO_VOCABULARY = "as many columns as an embedding has rows, and more columns than rows"
     TALL = "more rows than columns"
     VAST = "30,000 rows or more, and sixteen times as many as columns"
     NEAR_ROOT = "one segment above its module at most"
@@ -126,7 +127,7 @@ RULES: tuple[Rule, ...] = (
         "constant",
         "spectrograms and their filters: Whisper, torchaudio, librosa, PANNs, ESPnet",
         leaf=r"window|.*_window|windows|mel|mel_.*|mels|.*_mel|fb|fbanks?|.*filterbanks?|dct.*"
-        r"|(?:forward|inverse|.*fourier|.*dft|.*stft)_?bas[ie]s|window_sumsquare|melw",
+        r"|(?:forward|inverse|.*fourier|.*dft|.*stft)_?bas[ie]s|window_sumsquare|melw|wsin|wcos",
     ),
     Rule(
         "constant",
@@ -172,6 +173,7 @@ RULES: tuple[Rule, ...] = (
         leaf=r"embed_avg|embed_sum|embed_ind|cluster_(?:size|usage|sum)|ema_.*|.*_ema|inited"
         r"|initted|embedding_sum",
     ),
+    Rule("constant", "copies of all weights: LitEma of latent diffusion", module=r"model_ema"),
     # -- Norms ---------------------------------------------------------------------------------
     Rule("norm", "running statistics", leaf=r"running_(?:mean|var|std)|num_batches_tracked"),
     Rule("norm", "weight normalisation", leaf=r"weight_g|g|.*_g"),
@@ -255,6 +257,13 @@ RULES: tuple[Rule, ...] = (
         leaf=WEIGHT,
         tests=(Test.MATRIX, Test.EXPERTS),
     ),
+    Rule(
+        "router",
+        "routing between kernels: CondConv, dynamic convolutions",
+        module=r"routing(?:_fn)?",
+        leaf=WEIGHT,
+        tests=(Test.MATRIX,),
+    ),
     Rule("router", "router as a parameter", leaf=r"(?:.*_)?router(?:_weight)?|gate_weight|w_gate"),
     Rule(
         "weight",
@@ -297,9 +306,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "head",
         "output projections of language models: GPT-2, Llama, MPT, GPT-NeoX, Bark, BART",
-        module=r"lm_heads?|(?:.*_)?lm_heads?|embed_out|unembed.*|.*_unembed(?:ding)?|vocab_proj.*"
-        r"|.*vocab_proj(?:ector)?|codebooks?_head|lm_output|output_embed.*|tok_out",
+        module=r"(?:.*_)?lm_heads?|vocab_proj.*|.*vocab_proj(?:ector)?|codebooks?_head|lm_output|output_embed.*|tok_out",
         leaf=WEIGHT,
+    ),
+    Rule(
+        "head",
+        "output projections that undo an embedding: GPT-NeoX, TransformerLens",
+        module=r"embed_out|unembed.*|(?:.*_)?unembed(?:ding)?",
+        leaf=WEIGHT,
+        tests=(Test.MATRIX,),
     ),
     Rule(
         "head",
@@ -314,6 +329,12 @@ RULES: tuple[Rule, ...] = (
         parent=r"(?:.*_)?lm_heads?",
         module=r"(?:.*_)?(?:out_proj|decoder|proj|out|linear|projection|output)",
         leaf=WEIGHT,
+    ),
+    Rule(
+        "head",
+        "output projections as a parameter, (in, vocabulary): CoCa",
+        leaf=r"(?:.*_)?(?:projection|proj|head|output)",
+        tests=(Test.TO_VOCABULARY,),
     ),
     Rule("head", "as a parameter", leaf=r"lm_head|unembed.*|w_u|vocab_proj.*"),
     Rule(
