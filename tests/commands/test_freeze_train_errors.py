@@ -117,7 +117,7 @@ def test_recipes_that_cannot_be_used(server: Server, tmp_path: Path, name: str) 
             r"--reselect chooses after the joint phase; leave out --joint-epochs 0",
         ),
         (("--levels", "0.5"), 2, r"model.elsa.safetensors: has its levels already; leave out"),
-        (("--include", "0.*"), 2, r"--include and --exclude choose .* add --levels"),
+        (("--include", "0.*"), 2, r"--include, --exclude and --role choose .* add --levels"),
         (
             ("--set", "hiden=3"),
             2,
