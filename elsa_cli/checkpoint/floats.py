@@ -53,8 +53,11 @@ def to_float(bits: Bits, dtype: DType) -> NDArray[np.float64]:
         return np.where(negative, -values, values)
 
 
-def _float8_table(exponent_bits: int, bias: int, infinity: int) -> Bits:
-    """Return the float32 bits of the magnitudes 0 … 128 of an 8-bit float."""
+def _float8_table(exponent_bits: int, bias: int, nonfinite: int, *, infinity: bool) -> Bits:
+    """Return the float32 bits of the magnitudes 0 … 128 of an 8-bit float.
+
+    Those from `nonfinite` on are NaN, but for the first one where there is `infinity`.
+    """
     key = np.arange(129)
     mantissa_bits = 7 - exponent_bits
     mantissa = key & ((1 << mantissa_bits) - 1)
@@ -63,13 +66,15 @@ def _float8_table(exponent_bits: int, bias: int, infinity: int) -> Bits:
     fraction = np.where(exponent > 0, fraction, mantissa / (1 << mantissa_bits))
     values = fraction * 2.0 ** (np.maximum(exponent, 1) - bias)
     bits: Bits = values.astype(np.float32).view(np.uint32)
-    bits[infinity:] = 0x7F80_0000 + np.arange(key.size - infinity)
+    bits[nonfinite:] = 0x7FC0_0000 + np.arange(key.size - nonfinite)
+    if infinity:
+        bits[nonfinite] = 0x7F80_0000
     return bits
 
 
 _FLOAT8: dict[str, Bits] = {
-    "F8_E5M2": _float8_table(5, 15, 0x7C),
-    "F8_E4M3": _float8_table(4, 7, 0x7F),
-    "F8_E4M3FNUZ": _float8_table(4, 8, 0x80),
-    "F8_E5M2FNUZ": _float8_table(5, 16, 0x80),
+    "F8_E5M2": _float8_table(5, 15, 0x7C, infinity=True),
+    "F8_E4M3": _float8_table(4, 7, 0x7F, infinity=False),
+    "F8_E4M3FNUZ": _float8_table(4, 8, 0x80, infinity=False),
+    "F8_E5M2FNUZ": _float8_table(5, 16, 0x80, infinity=False),
 }

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 
 from elsa_cli.checkpoint.container import TensorInfo
 
-__all__ = ["Name", "Siblings", "canonical", "real_dims", "take_apart"]
+__all__ = ["Name", "Siblings", "canonical", "parent", "real_dims", "take_apart"]
 
 # Segments that wrappers of modules add, and that say nothing of what is inside.
 WRAPPERS = frozenset(
@@ -30,6 +30,7 @@ WRAPPERS = frozenset(
 )
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _DIGITS = re.compile(r"\d+$")
+_SEPARATOR = re.compile(r"[./]")
 
 
 @lru_cache(maxsize=1 << 16)
@@ -71,16 +72,20 @@ def take_apart(name: str) -> Name:
     the leaf `original` of the module `conv`.
     """
     text = name.split(":")[0] if "/" in name else name
-    at = max(text.rfind("."), text.rfind("/"))
-    segments = re.split(r"[./]", text)
-    if "parametrizations" in segments[1:-1]:
+    segments = _SEPARATOR.split(text)
+    if "parametrizations" in segments[:-1]:
         segments = [*segments[: segments.index("parametrizations")], segments[-1]]
     words = [canonical(s) for s in segments if s not in WRAPPERS]
     while len(words) > 1 and not words[-1]:  # a list of parameters: `weights.0`
         words.pop()
     leaf = words.pop() if words else ""
     above = tuple(word for word in reversed(words) if word)
-    return Name(leaf, above[0] if above else "", above[1:], text[: max(at, 0)])
+    return Name(leaf, above[0] if above else "", above[1:], parent(text))
+
+
+def parent(name: str) -> str:
+    """Return a name, or the name of a module, without its last segment; empty at the root."""
+    return name[: max(name.rfind("."), name.rfind("/"), 0)]
 
 
 class Siblings:
@@ -105,10 +110,11 @@ class Siblings:
         """Owners, as they are written, that have a segment `experts` or `expert` below them."""
         found = set()
         for owner in self.owned:
-            segments = owner.split(".")
-            for at, segment in enumerate(segments):
+            inner = owner
+            while inner:
+                inner, segment = parent(inner), inner[len(parent(inner)) :].lstrip("./")
                 if canonical(segment) in ("experts", "expert", "local_experts", "routed_experts"):
-                    found.add(".".join(segments[:at]))
+                    found.add(inner)
         return frozenset(found)
 
     def beside(self, tensor: TensorInfo) -> dict[str, TensorInfo]:
@@ -123,10 +129,15 @@ class Siblings:
         beside = self.beside(tensor)
         owner = self.names[tensor.name].owner
         last = tensor.name[len(owner) + 1 :] if owner else tensor.name
-        for candidate in (f"{last}_bias", last.replace("weight", "bias"), "bias"):
+        number = last[last.index(":") :] if "/" in tensor.name and ":" in last else ""  # Keras
+        for candidate in (f"{last}_bias", last.replace("weight", "bias"), f"bias{number}"):
             found = beside.get(candidate)
             if found is not None and found is not tensor:
                 return found
-        if ".parametrizations." in tensor.name:
-            return self.by_name.get(tensor.name.split(".parametrizations.")[0] + ".bias")
+        module, parametrized, inner = owner.rpartition("parametrizations.weight")
+        if parametrized and not inner:
+            for candidate in ("bias", f"parametrizations.bias.{last}"):
+                found = self.by_name.get(module + candidate)
+                if found is not None:
+                    return found
         return None

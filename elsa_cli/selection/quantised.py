@@ -8,11 +8,11 @@ others have to be dequantised first.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from elsa_cli.checkpoint.container import TensorInfo
-from elsa_cli.selection.naming import Siblings
+from elsa_cli.selection.naming import Siblings, real_dims
 from elsa_cli.selection.scaled import Grid, fit_scale
 
 __all__ = ["FORMATS", "Found", "find_quantised"]
@@ -26,11 +26,12 @@ STORAGE = (*BYTES, "F16", "BF16", "F32")  # what bitsandbytes packs its codes in
 WEIGHT = r"(?:.*[_.])?(?:weight|proj|w)"
 # Factors of what goes into a layer or comes out of it: they belong to no weight.
 OF_ACTIVATIONS = re.compile(
-    r".*(?:input|act|output|in_scale|out_scale|[kqv]_scale|kv_|cache|smooth|pre_quant|layer|logit"
+    r".*(?:input|act|output|in_scale|out_scale|[kqv]_scale|kv_|cache|smooth|pre_quant|layer|log"
     r"|attn|softmax|prob|zero|bias).*"
 )
 SCALE = re.compile(r".*scale.*")
-PLAIN = re.compile(rf"{WEIGHT}|(?:.*_)?bias")
+INNER = r"weight|(?:.*_)?centroids"  # what looks like a module and is a part of a weight
+PLAIN = re.compile(rf"(?!.*centroids)(?:{WEIGHT}|(?:.*_)?bias)")
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class Format:
         codes: Pattern of the codes' own name in lower case.
         dtypes: Dtypes that the codes can have; none for any.
         beside: Patterns of other tensors of the module; one of each has to be there.
+        matrix: Whether the codes have two or more dimensions other than 1.
     """
 
     name: str
     codes: str
     dtypes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    matrix: bool = False
 
 
 # The first format that fits names the codes; the last lines catch what has no name here.
@@ -56,6 +59,7 @@ FORMATS = (
     Format("GPTQ", r"qweight", INTEGERS, (r"g_idx",)),
     Format("AWQ", r"qweight", INTEGERS, (r"qzeros|scaled_zeros|zeros?",)),
     Format("EETQ", r"q?weight", BYTES, (r"weight_scales",)),
+    Format("SqueezeLLM", r"qweight", INTEGERS, (r"lookup_table",)),
     Format("GPTQ or AWQ", r"qweight", INTEGERS),
     Format("Marlin", r"b", INTEGERS, (r"s", r"workspace|meta|s")),
     Format("bitsandbytes, 4 bits", r"weight", STORAGE, (r"weight\.absmax|weight\.quant_state.*",)),
@@ -67,7 +71,7 @@ FORMATS = (
     Format("SpQR", r"(?:dense|quantized)_weights?", INTEGERS),
     Format("HQQ", r"w_q"),
     Format("HIGGS", r"weight", INTEGERS, (r"scales", r"tables2?|grid")),
-    Format("SqueezeLLM", r"qweight", INTEGERS, (r"lookup_table",)),
+    Format("EXL3", r"trellis", INTEGERS, (r"su|suh|svh|sv",)),
     Format("MXFP4", r"(?:.*_)?blocks", ("U8",), (r"(?:.*_)?scales",)),
     Format("NVFP4", rf"{WEIGHT}|.*_packed", ("U8", "F4"), (r".*scale_2|.*global_scale",)),
     Format("compressed-tensors, packed", r".*_packed", (), (r".*scale.*",)),
@@ -75,10 +79,12 @@ FORMATS = (
     Format("Quanto", r"(?:.*\.)?_data(?:\..*)?", (), (r".*_scale",)),
     Format("GGUF", rf"{WEIGHT}|.*", BYTES, (r".*(?:qtype|quant_type|ggml).*",)),
     Format("FP8 with zero points", WEIGHT, FLOAT8, (r".*zero_?point.*",)),
-    Format("MXFP4", WEIGHT, ("U8", "F4"), (r".*weight.*scale.*|.*proj_scale.*",)),
+    Format("MXFP4", WEIGHT, ("F4",), (r".*scale.*",)),
+    Format("packed into bytes", WEIGHT, ("U8",), (r".*(?:scale|absmax).*",)),
     Format("8-bit integers", WEIGHT, BYTES, (r".*(?:scale|absmax).*",)),
     Format("packed integers", WEIGHT, INTEGERS, (r".*(?:scale|zero|absmax|codebook|lut).*",)),
     Format("4- or 6-bit floats", r".*", PACKED, (r".*scale.*",)),
+    Format("integers under the name of a weight", WEIGHT, INTEGERS, matrix=True),
 )
 
 
@@ -107,13 +113,14 @@ def find_quantised(siblings: Siblings) -> Found:
     scales: dict[str, tuple[TensorInfo, Grid]] = {}
     unfit: dict[str, str] = {}
     for beside in _modules(siblings):
+        candidates = _scales_of(beside)
         for last, t in beside.items():
             name = _format_of(last, t, beside)
             if name is not None:
                 codes.add(t.name)
                 formats[t.name] = name
-            elif t.dtype.name in FLOAT8 and not SCALE.fullmatch(last):
-                for scale in _scales_of(last, beside):
+            else:
+                for scale in candidates.get(last, ()):
                     grid = fit_scale(t.shape, scale.shape, scale.dtype)
                     if grid is None:
                         unfit[t.name] = scale.name
@@ -141,7 +148,7 @@ def _modules(siblings: Siblings) -> Iterator[dict[str, TensorInfo]]:
         parts = owner.split(".")
         for at in range(len(parts), max(0, len(parts) - 3), -1):
             prefix = ".".join(parts[:at])
-            if prefix in siblings.by_name or parts[at - 1] == "weight":
+            if prefix in siblings.by_name or re.fullmatch(INNER, parts[at - 1]):
                 module = ".".join(parts[: at - 1])
         inner = owner[len(module) + 1 :] if module else owner
         for last, t in tensors.items():
@@ -158,6 +165,7 @@ def _format_of(last: str, t: TensorInfo, beside: Mapping[str, TensorInfo]) -> st
     for form in FORMATS:
         if (
             (not form.dtypes or t.dtype.name in form.dtypes)
+            and (not form.matrix or len(real_dims(t.shape)) >= 2)
             and re.fullmatch(form.codes, last)
             and all(
                 any(re.fullmatch(pattern, other) for other in beside if other != last)
@@ -168,21 +176,46 @@ def _format_of(last: str, t: TensorInfo, beside: Mapping[str, TensorInfo]) -> st
     return None
 
 
-def _scales_of(last: str, beside: Mapping[str, TensorInfo]) -> list[TensorInfo]:
-    """Return the scales that can be an FP8 weight's, likeliest first, whatever their spelling.
+def _scales_of(beside: Mapping[str, TensorInfo]) -> dict[str, list[TensorInfo]]:
+    """Return the scales that can be each FP8 weight's, likeliest first, whatever their spelling.
 
-    `weight_scale`, `weight_scale_inv` (which multiplies, too), `scale_weight`, `scale`, and, of
-    several weights in one module, the one that has the weight's own name.
+    `weight_scale`, `weight_scale_inv` (which multiplies, too) and `scale_weight` have the weight's
+    own name in theirs; `scale` has none, and of several the one that begins as the weight does is
+    the likeliest.
     """
-    found = [
-        (name, t)
-        for name, t in beside.items()
-        if SCALE.fullmatch(name)
-        and not OF_ACTIVATIONS.fullmatch(name)
-        and (t.dtype.float_bits is not None or t.dtype.name in ("F8_E8M0", "U8"))
-    ]
-    mine = [(name, t) for name, t in found if last in name]
-    others = [other for other in beside if other != last and beside[other].dtype.name in FLOAT8]
-    if not mine:
-        mine = [(n, t) for n, t in found if not any(o in n for o in others if len(o) > 1)]
-    return [t for _, t in sorted(mine, key=lambda item: len(item[0]))]
+    weights = {n for n, t in beside.items() if t.dtype.name in FLOAT8 and not SCALE.fullmatch(n)}
+    own: dict[str, list[str]] = {weight: [] for weight in weights}
+    nobodys = []
+    for name, t in beside.items():
+        if not SCALE.fullmatch(name) or not (
+            t.dtype.float_bits is not None or t.dtype.name in ("F8_E8M0", "U8")
+        ):
+            continue
+        owner = _owner(name, weights)
+        if owner:
+            own[owner].append(name)
+        elif not OF_ACTIVATIONS.fullmatch(name) and t.dtype.name not in FLOAT8:
+            nobodys.append(name)
+    found = {}
+    for weight, names in own.items():
+        names.sort(key=len)
+        others = sorted(nobodys, key=lambda n: (-_alike(n, weight), len(n)))
+        found[weight] = [beside[n] for n in (*names, *others)]
+    return found
+
+
+def _alike(one: str, other: str) -> int:
+    """Return how many characters two names begin with in common."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _owner(scale: str, weights: Collection[str]) -> str:
+    """Return the longest name of a weight that a scale's name has in it as whole words, or ''."""
+    words = re.split(r"([._])", scale)
+    spans = (
+        "".join(words[first : first + size])
+        for size in range(len(words), 0, -1)
+        for first in range(len(words) - size + 1)
+    )
+    return next((span for span in spans if span in weights), "")

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.errors import UsageError
-from elsa_cli.selection.naming import Name, Siblings, real_dims
+from elsa_cli.selection.naming import Name, Siblings, parent, real_dims
 from elsa_cli.selection.quantised import Found, find_quantised
 from elsa_cli.selection.rules import ROLES, RULES, Rule, Test
 from elsa_cli.selection.values import computed, equal
@@ -225,7 +225,7 @@ def _has_experts(name: Name, siblings: Siblings) -> bool:
     """Tell whether experts stand beside the module, or beside the one that holds it."""
     owner = name.owner
     for _ in range(2):
-        owner = owner.rpartition(".")[0]
+        owner = parent(owner)
         if owner in siblings.with_experts:
             return True
     return any(part in ("moe", "block_sparse_moe", "sparse_moe") for part in name.above[:2])

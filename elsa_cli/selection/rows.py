@@ -22,7 +22,7 @@ from elsa_cli.checkpoint.container import TensorInfo
 from elsa_cli.checkpoint.dtypes import Bits
 from elsa_cli.selection.naming import Siblings
 
-__all__ = ["Champions", "normed_dims"]
+__all__ = ["Champions", "make_room", "normed_dims"]
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,21 @@ class Champions:
     def lift(self, start: int, keys: Bits) -> Bits:
         """Return the keys of consecutive weights with champions above all others, (count,).
 
-        The highest bit is free: keys are magnitudes, or floats that are not negative.
+        They are all alike then, which changes nothing: every level keeps all of them.
         """
+        keys = make_room(keys)
         low, high = np.searchsorted(self._sorted, (start, start + keys.size))
         if low == high:
             return keys
         lifted = keys.copy()
-        lifted[self._sorted[low:high] - start] |= keys.dtype.type(1 << (8 * keys.itemsize - 1))
+        lifted[self._sorted[low:high] - start] = np.iinfo(keys.dtype).max
         return lifted
+
+
+def make_room(keys: Bits) -> Bits:
+    """Return keys of which none is the largest integer, which is for champions alone.
+
+    NaN of 64 bits can be that large, and what sparsifiers score in integers.
+    """
+    top = np.iinfo(keys.dtype).max
+    return np.minimum(keys, keys.dtype.type(top - 1)) if keys.max() == top else keys

@@ -71,7 +71,7 @@ def fit_scale(weight: Sequence[int], scale: Sequence[int], dtype: DType) -> Grid
                 block.append(size // count)
             else:
                 break
-        if len(block) == len(pairs) and (dtype.name != "U8" or side == 32):
+        if len(block) == len(pairs) and (dtype.name != "U8" or 32 in block):
             return Grid(tuple(shape), tuple(block))
     return None
 

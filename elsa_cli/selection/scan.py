@@ -19,7 +19,7 @@ from elsa_cli.checkpoint.dtypes import DTYPES, Bits, DType
 from elsa_cli.checkpoint.floats import widen
 from elsa_cli.checkpoint.work import Scratch, chunk_of, spans
 from elsa_cli.errors import NonFinite
-from elsa_cli.selection.rows import Champions
+from elsa_cli.selection.rows import Champions, make_room
 from elsa_cli.selection.scaled import Factors
 
 __all__ = ["Chunk", "Hashes", "Piece", "Scan", "Scorer", "position_hash", "positions_of"]
@@ -176,8 +176,10 @@ class Scan:
         if scores.dtype.kind == "f":
             # Non-negative floats order as their bits do; + 0 turns -0.0 into +0.0.
             scores = (scores + scores.dtype.type(0)).view(f"u{scores.itemsize}")
+        if not self.champions:
+            return scores
         champions = self.champions.get(t.name)
-        return scores if champions is None else champions.lift(piece.start, scores)
+        return make_room(scores) if champions is None else champions.lift(piece.start, scores)
 
     def find_champions(self, rows: Mapping[str, int | None]) -> int:
         """Find the best weight of each row that has to keep one; return how many rows there are.

@@ -1,15 +1,16 @@
 """What a tensor's values tell of it: masks, sinusoids, coordinates, filters, copies.
 
-A trained matrix looks like noise; a buffer that a program computed does not. A prefix of the tensor
+A trained matrix looks like noise; a buffer that a program computed does not. A corner of the tensor
 is read, SAMPLE elements at most, whatever its size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from itertools import product
+from math import prod
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.container import Container, TensorInfo
@@ -20,9 +21,12 @@ from elsa_cli.selection.naming import real_dims
 __all__ = ["computed", "equal"]
 
 SAMPLE = 1 << 15  # elements
+SAMPLE_NAMED = 1 << 12  # elements of what has a weight's name, of which there are many
 FEW = 4  # distinct values that make a mask or a flag
 RUN = 8  # neighbours that a progression needs; of fewer, any three numbers are one
-TOLERANCE = 0.02  # of the largest value: what rounding to bfloat16 and a sum of three may do
+LONG = 4 * RUN  # neighbours that are looked at
+LINES = 64  # lines that are looked at, as many as there are from end to end
+ROUNDED = 2.0**-8  # of a value: what rounding to bfloat16 does, whatever it is stored as now
 
 Floats = NDArray[np.float64]
 
@@ -38,26 +42,24 @@ def computed(container: Container, tensor: TensorInfo, *, named: bool) -> str | 
     """
     if tensor.numel < 2 * RUN:
         return None
-    block = _prefix(container, tensor)
-    if block.size < 2 * RUN:
-        return None
-    finite = np.isfinite(block)
+    block = _corner(container, tensor, SAMPLE_NAMED if named else SAMPLE)
+    if block.size < 2 * RUN or np.isnan(block).any():
+        return None  # no buffer holds NaN: a weight that is damaged, which is an error
     if not named:
-        if np.isnan(block).any():
-            return None  # no mask holds NaN: a weight that is damaged, which is an error
-        distinct = np.unique(block[finite])
-        if finite.all() and not distinct.any():
+        if not block.any():
             return None  # a layer that begins with zeros, more likely than a buffer of them
-        if distinct.size + int(not finite.all()) <= FEW:
+        distinct, counts = np.unique(block, return_counts=True)
+        if distinct.size <= FEW and counts.min() > 1:  # the few weights of a sparse one differ
             return "few distinct values, as a mask has"
         if _triangular(block):
-            return "zero above the diagonal, as a causal mask is"
+            return "all alike above the diagonal, as a causal mask is"
         if _banded(block):
             return "a bank of filters: no negative value, each row one band"
-    if not finite.all():
+    if not np.isfinite(block).all():
         return None
-    if any(_progresses(np.moveaxis(block, axis, 0)) for axis in range(block.ndim)):
-        return "values that follow one another as sinusoids or coordinates do"
+    for axis in range(block.ndim):
+        if _progresses(np.moveaxis(block, axis, 0), whole=named):
+            return "values that follow one another as sinusoids or coordinates do"
     return None
 
 
@@ -75,32 +77,50 @@ def equal(container: Container, tensor: TensorInfo, other: TensorInfo) -> bool:
     return True
 
 
-def _prefix(container: Container, tensor: TensorInfo) -> Floats:
-    """Return whole slices from the tensor's beginning, without dimensions of 1, as float64."""
-    shape: Sequence[int] = real_dims(tensor.shape)
-    while len(shape) > 1 and np.prod(shape[1:]) > SAMPLE // RUN:
-        shape = shape[1:]  # the first slice alone: a piece of it is enough
-    row = int(np.prod(shape[1:]))
-    shape = (max(1, min(shape[0], SAMPLE // row)), *shape[1:])
-    count = int(np.prod(shape))
-    bits = np.empty(count, tensor.dtype.unsigned)
-    container.read_into(tensor.begin, bits.view(np.uint8).data)
-    return to_float(bits, tensor.dtype).reshape(shape)
+def _corner(container: Container, tensor: TensorInfo, most: int) -> Floats:
+    """Return the corner of a tensor where all indices are smallest, without dimensions of 1.
+
+    No dimension is cut shorter than another that is cut: of (64, 3000, 3000) it is (22, 22, 22) for
+    12,000 elements at most.
+    """
+    shape = real_dims(tensor.shape)
+    low, high = 1, most + 1  # of the longest side: one that fits, one that does not
+    while high - low > 1:
+        side = (low + high) // 2
+        fits = prod(min(size, side) for size in shape) <= most
+        low, high = (side, high) if fits else (low, side)
+    corner = [min(size, low) for size in shape]
+    cut = max((at for at, size in enumerate(shape) if corner[at] < size), default=0)
+    run = prod(corner[cut:])  # elements that follow one another in the file
+    bits = np.empty(prod(corner), tensor.dtype.unsigned)
+    rows = bits.view(np.uint8).reshape(-1, run * tensor.dtype.itemsize)
+    for row, place in zip(rows, product(*map(range, corner[:cut])), strict=True):
+        first = sum(at * prod(shape[dim + 1 :]) for dim, at in enumerate(place))
+        container.read_into(tensor.begin + first * tensor.dtype.itemsize, row.data)
+    return to_float(bits, tensor.dtype).reshape(corner)
 
 
 def _triangular(block: Floats) -> bool:
-    """Tell whether a square block, or each of several, is zero on one side of its diagonal."""
+    """Tell whether square blocks hold one value on one side of the diagonal, and not on the other.
+
+    That value is 0 where a mask multiplies, minus infinity or a very low number where it is added.
+    """
     if block.ndim < 2 or block.shape[-1] != block.shape[-2] or block.shape[-1] < RUN:
         return False
     above = np.triu(np.ones(block.shape[-2:], bool), 1)
-    return bool((block[..., above] == 0).all() or (block[..., above.T] == 0).all())
+    for side in (above, above.T):
+        alike = block[..., side] == block[..., side].flat[0]
+        others = block[..., ~side] == block[..., side].flat[0]
+        if alike.all() and np.count_nonzero(others) * 2 < others.size:
+            return True
+    return False
 
 
 def _banded(block: Floats) -> bool:
     """Tell whether rows or columns are single bands of positive values, most of them zero."""
     if block.ndim != 2 or min(block.shape) < RUN or (block < 0).any():
         return False
-    if np.count_nonzero(block) * 2 > block.size:
+    if not min(block.shape) <= np.count_nonzero(block) <= block.size // 2:
         return False
     for rows in (block, block.T):
         edges = np.diff((rows > 0).astype(np.int8), axis=1, prepend=0, append=0)
@@ -109,28 +129,34 @@ def _banded(block: Floats) -> bool:
     return False
 
 
-def _progresses(block: Floats) -> bool:
+def _progresses(block: Floats, *, whole: bool) -> bool:
     """Tell whether x[i-1] + x[i+1] = c · x[i] along the first axis, with one c for each line.
 
     Sinusoids obey it with c = 2 cos(step), and so do coordinates, with c = 2. Lines that do not
-    change at all prove nothing: most lines have to change.
+    change prove nothing. A grid that is laid out in one row begins anew after each of its own rows,
+    and distances turn at the diagonal.
 
     Example: 0, 1, 2, 3 has c = 2: 0 + 2 = 2 · 1 and 1 + 3 = 2 · 2.
+
+    Args:
+        block: Values.
+        whole: Whether lines have to obey it all along and without exception; else it is enough if
+            most do for RUN steps, and again and again.
     """
     count = block.shape[0]
     if count < RUN:
         return False
-    lines: Floats = block[: 4 * RUN].reshape(min(count, 4 * RUN), -1)
-    if not _holds(lines[:, :1]) and not _holds(lines[:, -1:]):  # noise, nearly always
-        return False
-    changing = lines[:, np.ptp(lines, axis=0) > 0]
-    return changing.shape[1] * 2 > lines.shape[1] and _holds(changing)
-
-
-def _holds(lines: NDArray[Any]) -> bool:
-    """Tell whether each column obeys the recurrence; the least squares solution is its c."""
-    middle, around = lines[1:-1], lines[:-2] + lines[2:]
-    square = np.einsum("ij,ij->j", middle, middle)
-    c = np.einsum("ij,ij->j", middle, around) / np.where(square > 0, square, 1)
-    left = np.abs(around - c * middle).max(axis=0)
-    return bool((left <= TOLERANCE * np.abs(lines).max(axis=0)).all() and (np.abs(c) <= 2.05).all())
+    lines: Floats = block[:LONG].reshape(min(count, LONG), -1)
+    lines = lines[:, np.linspace(0, lines.shape[1] - 1, min(lines.shape[1], LINES)).astype(int)]
+    runs = sliding_window_view(lines, len(lines) if whole else RUN, axis=0)  # (run, line, step)
+    middle, around = runs[..., 1:-1], runs[..., :-2] + runs[..., 2:]
+    square = np.einsum("rls,rls->rl", middle, middle)
+    c = np.einsum("rls,rls->rl", middle, around) / np.where(square > 0, square, 1)
+    off = np.abs(around - c[..., None] * middle).max(axis=-1)
+    noise = 4 * ROUNDED * np.abs(runs).max(axis=-1)  # of a sum of three, one of them twice
+    changes = np.ptp(runs, axis=-1) > 8 * noise
+    obeys = changes & (off <= noise) & (np.abs(c) <= 2.05)
+    changing, obeying = changes.sum(axis=1), obeys.sum(axis=1)
+    enough = changing * 5 >= lines.shape[1]
+    good = enough & (obeying == changing if whole else obeying * 4 >= changing * 3)
+    return bool(np.count_nonzero(good) * 2 * RUN >= len(runs))

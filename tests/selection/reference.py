@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -13,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.container import Container
+from elsa_cli.checkpoint.level import parse_levels
 from elsa_cli.checkpoint.work import Scratch
+from elsa_cli.selection.choice import Rule, Traits, choose
+from elsa_cli.selection.eligible import eligible_tensors
 from elsa_cli.selection.scan import Chunk, Scan, positions_of
 from elsa_cli.selection.topk import cuts, kept_mask
 from tests.helpers import BITS, FLOATS, Tensor, raw_bits, write_safetensors
@@ -140,3 +144,40 @@ def assert_same_masks(actual: list[dict[str, Mask]], expected: list[dict[str, Ma
         assert ours.keys() == theirs.keys()
         for name in ours:
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=f"{level}: {name}")
+
+
+def chosen_masks(
+    path: Path,
+    tensors: Sequence[Tensor],
+    levels: str,
+    rule: Rule | None = None,
+    *,
+    dims: Sequence[tuple[str, int]] = (),
+    metadata: Mapping[str, str] | None = None,
+    scorer: Any = Chunk.magnitude,
+    finite: bool = True,
+    threads: int = 1,
+) -> list[dict[str, Mask]]:
+    """Return what `choose` keeps of the prunable tensors of a file, one dict for each level."""
+    write_safetensors(path, tensors)
+    wanted = parse_levels(levels)
+    with Container(path) as container:
+        eligible = eligible_tensors(container)
+        traits = Traits.of(eligible, dims, metadata)
+        rule = rule or Rule()
+        choice = choose(container, eligible.tensors, wanted, scorer, rule, threads, traits=traits)
+        masks: list[dict[str, Mask]] = [
+            {t.name: np.zeros(t.numel, np.bool_) for t in eligible.tensors} for _ in wanted
+        ]
+        for part, piece in choice.pieces():
+            made = choice.masks(part, piece, Scratch(), finite)
+            for level, mask in zip(masks, made, strict=True):
+                level[piece.tensor.name][piece.start : piece.start + piece.count] = mask
+    return masks
+
+
+def assert_nested(masks: Sequence[Mapping[str, Mask]]) -> None:
+    """Check that every mask lies in the next one."""
+    for one, other in itertools.pairwise(masks):
+        for name, mask in one.items():
+            assert not (mask & ~other[name]).any(), name
