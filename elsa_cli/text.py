@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["json_text", "listed", "one_line", "plain", "printable"]
+__all__ = ["counted", "json_text", "listed", "one_line", "plain", "printable"]
 
 LONE = re.compile("[\ud800-\udfff]")
 ESCAPED_BYTES = range(0xDC80, 0xDD00)  # how Python spells the bytes of a path that are no UTF-8
@@ -79,6 +79,11 @@ def json_text(value: Any) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things: 1 tensor, 1,200 tensors."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

@@ -20,6 +20,7 @@ from elsa_cli.commands._common import (
 from elsa_cli.commands._input import open_input
 from elsa_cli.settings import parse_pairs
 from elsa_cli.sparsifiers import methods
+from elsa_cli.text import counted
 from elsa_cli.ui import Screen, count, listed, percent, size
 
 if TYPE_CHECKING:
@@ -201,8 +202,8 @@ def _show(screen: Screen, report: SparsifyReport) -> None:
     show_roles(screen, report.roles)
     if report.skipped:
         screen.warn(
-            f"{count(len(report.skipped))} tensors stay dense, the groups do not fit their input "
-            f"dimension: {listed(report.skipped)}"
+            f"groups do not fit the input dimension of {counted(len(report.skipped), 'tensor')}, "
+            f"which stay dense: {listed(report.skipped)}"
         )
     for line in report.warnings:
         screen.warn(line)
@@ -210,7 +211,7 @@ def _show(screen: Screen, report: SparsifyReport) -> None:
         screen.note(f"roles were told by {report.told_by}")
     verb = "would become" if report.output is None else "became"
     screen.note(
-        f"{count(report.prunable)} prunable weights in {count(len(report.tensors))} tensors; "
+        f"{count(report.prunable)} prunable weights in {counted(len(report.tensors), 'tensor')}; "
         f"{size(report.bytes_in)} {verb} {size(report.bytes_out)} (masks in the {report.masks})"
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from elsa_cli.checkpoint.level import Level
 from elsa_cli.checkpoint.manifest import Entry
 from elsa_cli.selection.eligible import Eligible
-from elsa_cli.text import listed
+from elsa_cli.text import counted, listed
 
 __all__ = ["concerns"]
 
@@ -33,17 +33,20 @@ def concerns(levels: Sequence[Level], entries: Sequence[Entry], eligible: Eligib
         dead = [t.name for t in entries if t.numel and not t.kept[k]]
         if dead:
             found.append(
-                f"level {level} keeps nothing of {len(dead):,} tensors: {listed(dead)}; "
+                f"level {level} keeps nothing of {counted(len(dead), 'tensor')}: {listed(dead)}; "
                 "--scope layer gives each its share"
             )
-        for t in entries:
-            part = t.kept[k] / kept
-            if part > PART and part > SHARE * t.numel / total:
-                found.append(
-                    f"level {level} keeps far more of one tensor than its share: {t.name} has "
-                    f"{100 * part:.0f} % of what is kept and {100 * t.numel / total:.0f} % of the "
-                    "weights; is it a weight? --exclude leaves it dense"
-                )
+        rich = [
+            f"{t.name} ({100 * part:.0f} % of what is kept, {100 * t.numel / total:.0f} % of all)"
+            for t in entries
+            for part in (t.kept[k] / kept,)
+            if part > PART and part > SHARE * t.numel / total
+        ]
+        if rich:
+            found.append(
+                f"level {level} keeps far more than its share of {counted(len(rich), 'tensor')}: "
+                f"{listed(rich)}; --exclude leaves a tensor dense"
+            )
     return found
 
 
@@ -53,8 +56,8 @@ def _unknown(eligible: Eligible) -> list[str]:
     if not names:
         return []
     return [
-        f"{len(names):,} tensors are taken for weights though no rule knows their names: "
-        f"{listed(names)}; --exclude leaves them dense"
+        f"no rule knows the name of {counted(len(names), 'tensor')} that may be no weight: "
+        f"{listed(names)}; --exclude leaves a tensor dense"
     ]
 
 
@@ -63,4 +66,5 @@ def _taken(eligible: Eligible) -> list[str]:
         return []
     told = eligible.roles.told
     names = [f"{name} ({told[name].role})" for name in eligible.taken]
-    return [f"--include takes {len(names):,} tensors that are no weights: {listed(names)}"]
+    taken = counted(len(names), "tensor")
+    return [f"--include takes {taken} that a role other than weight was told of: {listed(names)}"]

@@ -28,6 +28,8 @@ WRAPPERS = frozenset(
         "original_module",  # peft
     }
 )
+# What a parametrization keeps instead of a weight: one tensor, or the norm's two.
+ORIGINALS = {"original": "weight_orig", "original0": "weight_g", "original1": "weight_v"}
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _DIGITS = re.compile(r"\d+$")
 _SEPARATOR = re.compile(r"[./]")
@@ -69,12 +71,13 @@ def take_apart(name: str) -> Name:
     """Take a name apart at its dots, or at its slashes as in Flax and Keras.
 
     What torch's parametrizations add is taken back: `conv.parametrizations.weight.original1` is
-    the leaf `original` of the module `conv`.
+    the leaf `weight_v` of the module `conv`, as in torch's older weight norm.
     """
     text = name.split(":")[0] if "/" in name else name
     segments = _SEPARATOR.split(text)
     if "parametrizations" in segments[:-1]:
-        segments = [*segments[: segments.index("parametrizations")], segments[-1]]
+        last = ORIGINALS.get(segments[-1], segments[-1])
+        segments = [*segments[: segments.index("parametrizations")], last]
     words = [canonical(s) for s in segments if s not in WRAPPERS]
     while len(words) > 1 and not words[-1]:  # a list of parameters: `weights.0`
         words.pop()

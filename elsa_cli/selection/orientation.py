@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from elsa_cli.checkpoint.container import TensorInfo
 from elsa_cli.errors import UsageError
@@ -24,7 +25,32 @@ TRANSPOSED = re.compile(
 )
 # These names are transposed convolutions where the kernel is even, as upsampling by 2 needs.
 UPSAMPLING = re.compile(r"(?:.*_)?(?:up|ups|upsample|upsampler|upsampling|upconv|up_?sample.*)")
-EXPERTS = re.compile(r"(?:.*_)?(?:proj|gate_up|up_gate|linear|weight|w)")
+# Parameters of three dimensions that hold several matrices, by their own or their module's name.
+MATRICES = re.compile(
+    r"(?:.*_)?(?:experts?|local_experts|routed_experts|moe|linear|fc|dense|mlp|proj|gate|gate_up"
+    r"|up_gate|w)(?:_.*)?"
+)
+CONV = re.compile(r"(?:.*_)?conv(?:.*)?|(?:.*_)?(?:to_)?(?:patch|pixel)(?:_.*)?")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Parameters whose input dimension their name tells, of a number of dimensions."""
+
+    leaf: str
+    module: str
+    dimensions: int
+    input_dim: int
+    family: str
+
+
+LAYOUTS = (
+    Layout(r"(?:.*_)?(?:proj|projection)", r"(?!.*expert).*", 2, 0, "CLIP, open_clip"),
+    Layout(r"[qkvr]", r".*", 3, 0, "XLNet: (in, heads, out)"),
+    Layout(r"o", r".*", 3, 2, "XLNet: (out, heads, in)"),
+    Layout(r"(?:input|recurrent)_gate_weight", r".*", 3, 1, "RecurrentGemma: (heads, in, out)"),
+    Layout(r"kernel", r"query|key|value|[qkv]", 3, 0, "Flax attention: (in, heads, out)"),
+)
 
 
 def parse_dims(pairs: Sequence[str]) -> list[tuple[str, int]]:
@@ -70,7 +96,7 @@ def input_dims(
                 f"the group dimension of {pattern!r} is given, which matches no prunable tensor",
                 hint="`elsa inspect` lists the names",
             )
-    mlx = (metadata or {}).get("format") == "mlx"
+    mlx = (metadata or {}).get("format") == "mlx" or _is_mlx(tensors)
     gpt2 = _is_gpt2(tensors, roles.siblings)
     dims = {}
     for t in tensors:
@@ -93,8 +119,18 @@ def input_dims(
 def _by_name(t: TensorInfo, name: Name, siblings: Siblings, mlx: bool, gpt2: bool) -> int:
     if len(t.shape) < 2:
         return 0
-    if name.leaf.endswith("kernel"):  # Flax, Keras: (..., in, out)
-        return len(t.shape) - 2
+    for layout in LAYOUTS:
+        if (
+            len(t.shape) == layout.dimensions
+            and re.fullmatch(layout.leaf, name.leaf)
+            and re.fullmatch(layout.module, name.module)
+        ):
+            return layout.input_dim
+    if name.leaf.endswith("kernel"):  # Flax: (..., in, out); Keras' transposed ones: (..., out, in)
+        up = "/" in t.name and len(t.shape) > 2 and _transposes(name, t.shape[:-2])
+        return len(t.shape) - (1 if up else 2)
+    if len(t.shape) == 3 and _several(name):
+        return _of_several(t, siblings)
     if mlx and len(t.shape) > 2:
         return len(t.shape) - 1
     bias = siblings.bias_of(t)
@@ -104,14 +140,29 @@ def _by_name(t: TensorInfo, name: Name, siblings: Siblings, mlx: bool, gpt2: boo
             return 0
         # A bias has as many values as a layer has outputs, so it tells (in, out) from (out, in).
         return 0 if outputs is not None and t.shape[0] != outputs == t.shape[1] else 1
-    if len(t.shape) == 3 and _fused(name):
-        return _of_experts(t, name, siblings, outputs)
     if outputs is not None and t.shape[0] != outputs == t.shape[1]:
         return 0  # a transposed convolution
-    even = all(size % 2 == 0 for size in t.shape[2:])
-    if TRANSPOSED.fullmatch(name.module) or (even and UPSAMPLING.fullmatch(name.module)):
-        return 0
-    return 1
+    return 0 if _transposes(name, t.shape[2:]) else 1
+
+
+def _transposes(name: Name, kernel: Sequence[int]) -> bool:
+    """Tell by its name whether a layer is a transposed convolution."""
+    even = all(size % 2 == 0 for size in kernel)
+    return bool(TRANSPOSED.fullmatch(name.module) or (even and UPSAMPLING.fullmatch(name.module)))
+
+
+def _is_mlx(tensors: Sequence[TensorInfo]) -> bool:
+    """Tell whether convolutions are (out, height, width, in), as in MLX.
+
+    Kernels are small and mostly square: (64, 3, 3, 32) is one of MLX, (64, 32, 3, 3) of torch.
+    """
+    votes = 0
+    for t in tensors:
+        if len(t.shape) == 4 and t.shape[1] != t.shape[3]:
+            first = t.shape[1] == t.shape[2] < t.shape[3]
+            last = t.shape[2] == t.shape[3]
+            votes += int(first and not last) - int(last and not first)
+    return votes > 0
 
 
 def _is_gpt2(tensors: Sequence[TensorInfo], siblings: Siblings) -> bool:
@@ -126,20 +177,23 @@ def _is_gpt2(tensors: Sequence[TensorInfo], siblings: Siblings) -> bool:
     return votes > 0
 
 
-def _fused(name: Name) -> bool:
-    """Tell whether a tensor of three dimensions holds the matrices of several experts."""
-    experts = ("experts", "expert", "local_experts", "routed_experts", "moe")
-    near = (name.module, *name.above[:2])
-    return any(part in experts for part in near) and EXPERTS.fullmatch(name.leaf) is not None
+def _several(name: Name) -> bool:
+    """Tell whether a tensor of three dimensions holds several matrices, and no kernels."""
+    near = (name.leaf, name.module, *name.above[:1])
+    if any(CONV.fullmatch(part) for part in near[:2]):
+        return False
+    return any(MATRICES.fullmatch(part) for part in near)
 
 
-def _of_experts(t: TensorInfo, name: Name, siblings: Siblings, outputs: int | None) -> int:
-    """Tell (experts, in, out) from (experts, out, in).
+def _of_several(t: TensorInfo, siblings: Siblings) -> int:
+    """Tell (experts, in, out) from (experts, out, in), or heads for experts.
 
     The bias has the outputs; else `gate_up_proj` (E, a, b) and `down_proj` (E, c, d) do: what goes
     into the one comes out of the other. As (out, in), b = c; as (in, out), a = d.
     """
-    if outputs is not None and t.shape[1] != t.shape[2]:
+    bias = siblings.bias_of(t)
+    outputs = bias.shape[-1] if bias is not None and bias.shape else None
+    if outputs in t.shape[1:] and t.shape[1] != t.shape[2]:
         return 1 if outputs == t.shape[2] else 2
     pair: dict[str, TensorInfo] = {}
     for other in siblings.beside(t).values():

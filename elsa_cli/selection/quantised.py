@@ -76,7 +76,7 @@ FORMATS = (
     Format("NVFP4", rf"{WEIGHT}|.*_packed", ("U8", "F4"), (r".*scale_2|.*global_scale",)),
     Format("compressed-tensors, packed", r".*_packed", (), (r".*scale.*",)),
     Format("torchao", r".*(?:qdata|tensor_impl.*|int_data|packed_weight)"),
-    Format("Quanto", r"(?:.*\.)?_data(?:\..*)?", (), (r".*_scale",)),
+    Format("Quanto", r"(?:.*\.)?_data(?:\..*)?", INTEGERS, (r".*_scale",)),
     Format("GGUF", rf"{WEIGHT}|.*", BYTES, (r".*(?:qtype|quant_type|ggml).*",)),
     Format("FP8 with zero points", WEIGHT, FLOAT8, (r".*zero_?point.*",)),
     Format("MXFP4", WEIGHT, ("F4",), (r".*scale.*",)),

@@ -7,7 +7,7 @@ weights are prunable.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -122,7 +122,10 @@ def tell(
     siblings = Siblings(tensors)
     found = find_quantised(siblings)
     scales = {scale.name: name for name, (scale, _) in found.scales.items()}
-    named = by_name(siblings)
+    looked_up = (
+        [n for n, told in classes.told.items() if told.role == "embedding"] if classes else ()
+    )
+    named = by_name(siblings, frozenset(looked_up))
     embeddings: dict[tuple[int, ...], list[TensorInfo]] = {}
     for t in tensors:
         if named[t.name].role == "embedding":
@@ -162,8 +165,13 @@ def _by_class(told: Told, named: Told) -> Told:
     return told
 
 
-def by_name(siblings: Siblings) -> dict[str, Told]:
-    """Tell every tensor's role by its name, its shape and what stands beside it."""
+def by_name(siblings: Siblings, embeddings: Collection[str] = ()) -> dict[str, Told]:
+    """Tell every tensor's role by its name, its shape and what stands beside it.
+
+    Args:
+        siblings: The tensors.
+        embeddings: Names of tensors that are known to be embeddings.
+    """
     told = {
         name: _by_rules(t, siblings.names[name], siblings, frozenset())
         for name, t in siblings.by_name.items()
@@ -172,7 +180,7 @@ def by_name(siblings: Siblings) -> dict[str, Told]:
     rows = frozenset(
         t.shape[0]
         for name, t in siblings.by_name.items()
-        if told[name].role == "embedding" and len(t.shape) == 2
+        if (told[name].role == "embedding" or name in embeddings) and len(t.shape) == 2
     )
     if rows:
         for name, t in siblings.by_name.items():
@@ -200,6 +208,7 @@ def _candidates(leaf: str, module: str, above: tuple[str, ...]) -> tuple[Rule, .
 
 
 def _holds(test: Test, t: TensorInfo, name: Name, siblings: Siblings, rows: frozenset[int]) -> bool:
+    first, last = (t.shape[0], t.shape[-1]) if t.shape else (1, 1)
     match test:
         case Test.MATRIX:
             return len(t.shape) == 2
@@ -210,13 +219,13 @@ def _holds(test: Test, t: TensorInfo, name: Name, siblings: Siblings, rows: froz
         case Test.EXPERTS:
             return _has_experts(name, siblings)
         case Test.VOCABULARY:
-            return t.shape[0] in rows and t.shape[0] > t.shape[-1]
+            return first in rows and first > last
         case Test.TO_VOCABULARY:
-            return len(t.shape) == 2 and t.shape[1] in rows and t.shape[1] > t.shape[0]
+            return len(t.shape) == 2 and last in rows and last > first
         case Test.TALL:
-            return t.shape[0] > t.shape[-1]
+            return first > last
         case Test.VAST:
-            return t.shape[0] >= max(30_000, 16 * t.shape[-1])
+            return first >= max(30_000, 16 * last)
         case Test.NEAR_ROOT:
             return len(name.above) <= 1
 

@@ -10,8 +10,8 @@ row is lost; champions first, it is 5 and 2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -25,18 +25,9 @@ from elsa_cli.selection.naming import Siblings
 __all__ = ["Champions", "make_room", "normed_dims"]
 
 
-@dataclass(frozen=True)
-class _Norm:
-    """Where the vectors of a weight norm lie: its names for v, and for what tells the rows."""
-
-    vector: str
-    companion: str
-
-
-NORMS = (
-    _Norm("weight_v", "weight_g"),  # torch.nn.utils.weight_norm
-    _Norm("original1", "original0"),  # torch.nn.utils.parametrizations.weight_norm
-)
+# The names of v and of g, at the end of whatever the normalised parameter is called: `weight_v` and
+# `weight_hh_l0_g` of torch.nn.utils.weight_norm, then its parametrization, then plain letters.
+NORMS = ((r"(.*_)v", r"\1g"), (r"original1", "original0"), (r"v", "g"))
 
 
 def normed_dims(tensors: Sequence[TensorInfo], siblings: Siblings) -> dict[str, int | None]:
@@ -49,10 +40,10 @@ def normed_dims(tensors: Sequence[TensorInfo], siblings: Siblings) -> dict[str, 
     for t in tensors:
         owner = siblings.names[t.name].owner
         last = t.name[len(owner) + 1 :] if owner else t.name
-        for norm in NORMS:
-            if not last.endswith(norm.vector):
+        for vector, companion in NORMS:
+            if not re.fullmatch(vector, last):
                 continue
-            other = siblings.beside(t).get(last.removesuffix(norm.vector) + norm.companion)
+            other = siblings.beside(t).get(re.sub(vector, companion, last))
             if other is not None and len(t.shape) >= 2:
                 long = [at for at, size in enumerate(other.shape) if size != 1]
                 found[t.name] = long[0] if len(other.shape) == len(t.shape) and long else None

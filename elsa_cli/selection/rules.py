@@ -382,6 +382,6 @@ RULES: tuple[Rule, ...] = (
         "projections as parameters: fused experts, CLIP, open_clip",
         leaf=_last(r"proj|projs|projection|projections|linear|fc|dense|conv|mlp")
         + r"|gate_up|up_gate|fc_.*|w_.*|w[qkvogi]|wqkv|wkv|qkv|lora_[ab](?:_.*)?"
-        r"|lora_(?:up|down|mid)|u|v|hada_w_.*|lokr_w.*|filters",
+        r"|lora_(?:up|down|mid)|u|v|hada_w_.*|lokr_w.*",
     ),
 )

@@ -14,6 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.container import Container, TensorInfo
+from elsa_cli.checkpoint.dtypes import DType
 from elsa_cli.checkpoint.floats import to_float
 from elsa_cli.checkpoint.work import CHUNK_BYTES, spans
 from elsa_cli.selection.naming import real_dims
@@ -23,6 +24,8 @@ __all__ = ["computed", "equal"]
 SAMPLE = 1 << 15  # elements
 SAMPLE_NAMED = 1 << 12  # elements of what has a weight's name, of which there are many
 FEW = 4  # distinct values that make a mask or a flag
+MANY = 128  # elements that have to be seen before repeats mean anything
+MANY_TIMES = 6  # how often a value occurs, on average, in what a program computed
 RUN = 8  # neighbours that a progression needs; of fewer, any three numbers are one
 LONG = 4 * RUN  # neighbours that are looked at
 LINES = 64  # lines that are looked at, as many as there are from end to end
@@ -51,6 +54,10 @@ def computed(container: Container, tensor: TensorInfo, *, named: bool) -> str | 
         distinct, counts = np.unique(block, return_counts=True)
         if distinct.size <= FEW and counts.min() > 1:  # the few weights of a sparse one differ
             return "few distinct values, as a mask has"
+        if (block == np.rint(block)).all():  # infinity, too
+            return "whole numbers alone, as indices and distances have"
+        if _repeats(distinct, counts, tensor.dtype):
+            return "the same values again and again, as grids and distances have"
         if _triangular(block):
             return "all alike above the diagonal, as a causal mask is"
         if _banded(block):
@@ -98,6 +105,15 @@ def _corner(container: Container, tensor: TensorInfo, most: int) -> Floats:
         first = sum(at * prod(shape[dim + 1 :]) for dim, at in enumerate(place))
         container.read_into(tensor.begin + first * tensor.dtype.itemsize, row.data)
     return to_float(bits, tensor.dtype).reshape(corner)
+
+
+def _repeats(distinct: Floats, counts: NDArray[np.intp], dtype: DType) -> bool:
+    """Tell whether far fewer values than elements occur, in a dtype that can tell them apart.
+
+    Zeros do not count: weights may be sparse.
+    """
+    others = counts[distinct != 0]
+    return dtype.itemsize >= 4 and others.sum() >= MANY and others.size * MANY_TIMES < others.sum()
 
 
 def _triangular(block: Floats) -> bool:
