@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from elsa_cli.checkpoint.container import TensorInfo
 from elsa_cli.errors import UsageError
-from elsa_cli.selection.naming import Name, Siblings
+from elsa_cli.selection.naming import Name, Siblings, parent
 from elsa_cli.selection.roles import Roles, matches
 
 __all__ = ["input_dims", "parse_dims"]
@@ -25,6 +25,7 @@ TRANSPOSED = re.compile(
 # These names are transposed convolutions where the kernel is even, as upsampling by 2 needs.
 UPSAMPLING = re.compile(r"(?:.*_)?(?:up|ups|upsample|upsampler|upsampling|upconv|up_?sample.*)")
 EXPERTS = re.compile(r"(?:.*_)?(?:proj|gate_up|up_gate|linear|weight|w)")
+DOWN = re.compile(r"down|w2|out|wo")  # the matrix of an expert that comes last
 
 
 def parse_dims(pairs: Sequence[str]) -> list[tuple[str, int]]:
@@ -86,11 +87,13 @@ def input_dims(
         if told is not None:
             dims[t.name] = told
         else:
-            dims[t.name] = _by_name(t, roles.siblings.names[t.name], roles.siblings, mlx, gpt2)
+            dims[t.name] = _by_name(t, roles, mlx, gpt2)
     return dims
 
 
-def _by_name(t: TensorInfo, name: Name, siblings: Siblings, mlx: bool, gpt2: bool) -> int:
+def _by_name(t: TensorInfo, roles: Roles, mlx: bool, gpt2: bool) -> int:
+    siblings = roles.siblings
+    name = siblings.names[t.name]
     if len(t.shape) < 2:
         return 0
     if name.leaf.endswith("kernel"):  # Flax, Keras: (..., in, out)
@@ -105,9 +108,9 @@ def _by_name(t: TensorInfo, name: Name, siblings: Siblings, mlx: bool, gpt2: boo
         # A bias has as many values as a layer has outputs, so it tells (in, out) from (out, in).
         return 0 if outputs is not None and t.shape[0] != outputs == t.shape[1] else 1
     if len(t.shape) == 3 and _fused(name):
-        return _of_experts(t, name, siblings, outputs)
-    if outputs is not None and t.shape[0] != outputs == t.shape[1]:
-        return 0  # a transposed convolution
+        return _of_experts(t, name, roles, outputs)
+    if outputs in t.shape[:2] and t.shape[0] != t.shape[1]:
+        return 0 if outputs == t.shape[1] else 1  # a transposed convolution, or none
     even = all(size % 2 == 0 for size in t.shape[2:])
     if TRANSPOSED.fullmatch(name.module) or (even and UPSAMPLING.fullmatch(name.module)):
         return 0
@@ -128,29 +131,53 @@ def _is_gpt2(tensors: Sequence[TensorInfo], siblings: Siblings) -> bool:
 
 def _fused(name: Name) -> bool:
     """Tell whether a tensor of three dimensions holds the matrices of several experts."""
-    experts = ("experts", "expert", "local_experts", "routed_experts", "moe")
+    experts = ("experts", "expert", "local_experts", "routed_experts", "moe", "block_sparse_moe")
     near = (name.module, *name.above[:2])
-    return any(part in experts for part in near) and EXPERTS.fullmatch(name.leaf) is not None
+    linear = name.module in ("input_linear", "output_linear")
+    return (linear or any(part in experts for part in near)) and bool(EXPERTS.fullmatch(name.leaf))
 
 
-def _of_experts(t: TensorInfo, name: Name, siblings: Siblings, outputs: int | None) -> int:
+def _of_experts(t: TensorInfo, name: Name, roles: Roles, outputs: int | None) -> int:
     """Tell (experts, in, out) from (experts, out, in).
 
-    The bias has the outputs; else `gate_up_proj` (E, a, b) and `down_proj` (E, c, d) do: what goes
-    into the one comes out of the other. As (out, in), b = c; as (in, out), a = d.
+    The bias has the outputs. What goes into the router goes into the experts, and comes out of
+    them. Else `gate_up_proj` (E, a, b) and `down_proj` (E, c, d) tell: what goes into the one comes
+    out of the other. As (out, in), b = c; as (in, out), a = d.
     """
-    if outputs is not None and t.shape[1] != t.shape[2]:
+    if t.shape[1] == t.shape[2]:
+        return 2
+    if outputs in t.shape[1:]:
         return 1 if outputs == t.shape[2] else 2
-    pair: dict[str, TensorInfo] = {}
-    for other in siblings.beside(t).values():
+    width = _width(t, roles)
+    if width in t.shape[1:]:
+        narrow = DOWN.search(_own(t, name)) is not None
+        return 2 if (width == t.shape[2]) != narrow else 1
+    pair: dict[bool, TensorInfo] = {}
+    for other in roles.siblings.beside(t).values():
         if len(other.shape) == 3:
-            leaf = siblings.names[other.name].leaf
-            kind = "down" if re.search(r"down|w2|out|wo", leaf) else "up"
-            pair.setdefault(kind, other)
+            down = DOWN.search(_own(other, roles.siblings.names[other.name])) is not None
+            pair.setdefault(down, other)
     if len(pair) == 2:
-        (_, a, b), (_, c, d) = pair["up"].shape, pair["down"].shape
+        (_, a, b), (_, c, d) = pair[False].shape, pair[True].shape
         # a against d as well: gate and up together have twice the width that goes down.
         as_rows, as_columns = b == c and a in (d, 2 * d), a == d and b in (c, 2 * c)
         if as_columns and not as_rows:
             return 1
     return 2
+
+
+def _own(t: TensorInfo, name: Name) -> str:
+    """Return what a matrix of experts is called, `w2` or `output_linear`, with its numbers."""
+    return name.module if name.leaf == "weight" else t.name[len(parent(t.name)) :]
+
+
+def _width(t: TensorInfo, roles: Roles) -> int | None:
+    """Return how much goes into the router beside some experts, or None if none is there."""
+    count, owner = t.shape[0], roles.siblings.names[t.name].owner
+    for _ in range(3):
+        owner = parent(owner)
+        for name in roles.routers:
+            shape = roles.siblings.by_name[name].shape
+            if name.startswith(owner) and len(shape) == 2 and count in shape:
+                return shape[0] if shape[1] == count else shape[1]
+    return None

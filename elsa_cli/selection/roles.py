@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.errors import UsageError
@@ -68,6 +69,11 @@ class Roles:
     quantised: Found
     siblings: Siblings
     source: str = field(default="names")
+
+    @cached_property
+    def routers(self) -> list[str]:
+        """The names of all routers."""
+        return [name for name, told in self.told.items() if told.role == "router"]
 
 
 def matches(name: str, pattern: str) -> bool:
