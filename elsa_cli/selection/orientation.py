@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from elsa_cli.checkpoint.container import TensorInfo
 from elsa_cli.errors import UsageError
 from elsa_cli.selection.naming import Name, Siblings, parent
-from elsa_cli.selection.roles import Roles, matches
+from elsa_cli.selection.roles import Roles, matching
 
 __all__ = ["input_dims", "parse_dims"]
 
@@ -65,23 +65,27 @@ def input_dims(
     Raises:
         UsageError: A pattern matches no tensor, or a tensor has no such dimension.
     """
-    for pattern, _ in given:
-        if not any(matches(t.name, pattern) for t in tensors):
+    names = {t.name for t in tensors}
+    asked: dict[str, int] = {}
+    for pattern, dim in given:
+        meant = matching(names, pattern)
+        if not meant:
             raise UsageError(
                 f"the group dimension of {pattern!r} is given, which matches no prunable tensor",
                 hint="`elsa inspect` lists the names",
             )
+        asked |= dict.fromkeys(meant, dim)
     mlx = (metadata or {}).get("format") == "mlx"
     gpt2 = _is_gpt2(tensors, roles.siblings)
     dims = {}
     for t in tensors:
-        own = [dim for pattern, dim in given if matches(t.name, pattern)]
-        if own:
-            if not -len(t.shape) <= own[-1] < len(t.shape):
+        own = asked.get(t.name)
+        if own is not None:
+            if not -len(t.shape) <= own < len(t.shape):
                 raise UsageError(
-                    f"has no dimension {own[-1]}, its shape is {list(t.shape)}", tensor=t.name
+                    f"has no dimension {own}, its shape is {list(t.shape)}", tensor=t.name
                 )
-            dims[t.name] = own[-1] % len(t.shape)
+            dims[t.name] = own % len(t.shape)
             continue
         told = roles.told[t.name].input_dim
         if told is not None:

@@ -7,9 +7,10 @@ weights are prunable.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import cached_property
 
 from elsa_cli.checkpoint.container import Container, TensorInfo
@@ -19,7 +20,7 @@ from elsa_cli.selection.quantised import Found, find_quantised
 from elsa_cli.selection.rules import ROLES, RULES, Test
 from elsa_cli.selection.values import computed, equal
 
-__all__ = ["Classes", "Roles", "Told", "by_name", "matches", "parse_roles", "tell"]
+__all__ = ["Classes", "Roles", "Told", "by_name", "matching", "parse_roles", "tell"]
 
 NAMED_FROM = 4096  # elements; below, a weight's name is believed without a look at its values
 
@@ -76,12 +77,16 @@ class Roles:
         return [name for name, told in self.told.items() if told.role == "router"]
 
 
-def matches(name: str, pattern: str) -> bool:
-    """Tell whether a pattern means a name: as it is written, or else as a glob.
+def matching(names: Collection[str], pattern: str) -> set[str]:
+    """Return the names that a pattern means: the one that is written so, or else as a glob.
 
-    A name may itself hold `[`, `*` or `?`.
+    A name may itself hold `[`, `*` or `?`: where there is `a[0]`, the pattern `a[0]` means it
+    alone, and not `a0`.
     """
-    return name == pattern or fnmatchcase(name, pattern)
+    if pattern in names:
+        return {pattern}
+    fits = re.compile(translate(pattern)).match
+    return {name for name in names if fits(name)}
 
 
 def parse_roles(pairs: Iterable[str]) -> list[tuple[str, str]]:
@@ -119,13 +124,16 @@ def tell(
     Raises:
         UsageError: A pattern matches no tensor.
     """
-    for pattern, _ in overrides:
-        if not any(matches(t.name, pattern) for t in container.tensors):
+    siblings = Siblings(container.tensors)
+    asked: dict[str, str] = {}
+    for pattern, role in overrides:
+        meant = matching(siblings.by_name.keys(), pattern)
+        if not meant:
             raise UsageError(
                 f"the role of {pattern!r} is given, which matches no tensor",
                 hint="`elsa inspect` lists the names",
             )
-    siblings = Siblings(container.tensors)
+        asked |= dict.fromkeys(meant, role)
     found = find_quantised(siblings)
     scales = {scale.name: name for name, (scale, _) in found.scales.items()}
     named = by_name(siblings)
@@ -135,9 +143,8 @@ def tell(
             embeddings.setdefault(t.shape, []).append(t)
     told: dict[str, Told] = {}
     for t in container.tensors:
-        own = [role for pattern, role in overrides if matches(t.name, pattern)]
-        if own:
-            told[t.name] = Told(own[-1], "as it was asked for")
+        if t.name in asked:
+            told[t.name] = Told(asked[t.name], "as it was asked for")
         elif t.name in found.formats:
             role = "codes" if t.name in found.codes or named[t.name].role != "scale" else "scale"
             told[t.name] = Told(role, f"quantised ({found.formats[t.name]})")
