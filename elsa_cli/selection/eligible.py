@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.errors import Quantised, UsageError
 from elsa_cli.selection.naming import real_dims
-from elsa_cli.selection.roles import Classes, Roles, Told, matches, parse_roles, tell
+from elsa_cli.selection.roles import Classes, Roles, Told, matching, parse_roles, tell
 from elsa_cli.selection.rules import VERSION
 
 __all__ = ["Eligible", "Wanted", "eligible_tensors"]
@@ -63,9 +63,9 @@ def eligible_tensors(
 ) -> Eligible:
     """Return the tensors that take part.
 
-    Those are the floats whose role is weight. With `include`, they are what its patterns match: of
-    a glob, the weights, embeddings, heads, routers and positions of two dimensions or more other
-    than 1; of a name written out, any float. `exclude` takes away from either.
+    Those are the floats whose role is weight. With `include`, they are what its patterns mean: of
+    a glob, the weights, and the embeddings, heads, routers and positions of two dimensions or more
+    other than 1; of a name written out, any float. `exclude` takes away from either.
 
     Args:
         container: The file.
@@ -78,52 +78,59 @@ def eligible_tensors(
         Quantised: There are weights that have to be dequantised first.
     """
     wanted = wanted or Wanted()
-    for parameter, patterns in (("include", wanted.include), ("exclude", wanted.exclude)):
-        for pattern in patterns:
-            if not any(matches(t.name, pattern) for t in container.tensors):
-                raise UsageError(
-                    f"--{parameter} {pattern!r} matches no tensor",
-                    hint="`elsa inspect` lists the names",
-                )
+    included = _meant(container, "include", wanted.include)
+    excluded = _meant(container, "exclude", wanted.exclude)
     roles = tell(container.tensors, container, parse_roles(wanted.roles), classes)
-    _refuse_quantised(container, roles, wanted)
+    _refuse_quantised(container, roles, wanted, included, excluded)
     chosen, taken = [], []
     for t in container.tensors:
         told = roles.told[t.name]
-        if not t.numel or _any(t.name, wanted.exclude):
+        named = t.name in wanted.include
+        if not t.numel or t.name in excluded:
+            continue
+        if not named and (t.name not in included if wanted.include else told.role != "weight"):
             continue
         if t.dtype.float_bits is None:
-            if t.name in wanted.include or (told.role == "weight"):
+            if named or told.role == "weight":
                 raise UsageError(f"{t.dtype.name} weights cannot be pruned", tensor=t.name)
             continue
-        if wanted.include:
-            named = t.name in wanted.include
-            if not named and not (_any(t.name, wanted.include) and _choosable(t, told)):
-                continue
-            if told.role != "weight":
-                taken.append(t.name)
-        elif told.role != "weight":
+        if not (named or told.role == "weight" or _choosable(t, told)):
             continue
+        if told.role != "weight":
+            taken.append(t.name)
         chosen.append(t)
     if not chosen:
         raise _nothing(container, roles, wanted)
     return Eligible(tuple(chosen), roles, tuple(taken))
 
 
-def _any(name: str, patterns: Sequence[str]) -> bool:
-    return any(matches(name, pattern) for pattern in patterns)
+def _meant(container: Container, parameter: str, patterns: Sequence[str]) -> set[str]:
+    """Return the names that any of some patterns means."""
+    names = {t.name for t in container.tensors}
+    found: set[str] = set()
+    for pattern in patterns:
+        meant = matching(names, pattern)
+        if not meant:
+            raise UsageError(
+                f"--{parameter} {pattern!r} matches no tensor",
+                hint="`elsa inspect` lists the names",
+            )
+        found |= meant
+    return found
 
 
 def _choosable(t: TensorInfo, told: Told) -> bool:
     return told.role in CHOOSABLE and len(real_dims(t.shape)) >= 2
 
 
-def _refuse_quantised(container: Container, roles: Roles, wanted: Wanted) -> None:
+def _refuse_quantised(
+    container: Container, roles: Roles, wanted: Wanted, included: set[str], excluded: set[str]
+) -> None:
     """Raise Quantised unless what is quantised is left out knowingly."""
     found = roles.quantised
     hint = "dequantise it first, or choose other weights with --include"
     for t in container.tensors:
-        if _any(t.name, wanted.exclude) or roles.told[t.name].reason == "as it was asked for":
+        if t.name in excluded or roles.told[t.name].reason == "as it was asked for":
             continue
         if t.name in found.codes and (not wanted.include or t.name in wanted.include):
             raise Quantised(
@@ -132,7 +139,7 @@ def _refuse_quantised(container: Container, roles: Roles, wanted: Wanted) -> Non
                 tensor=t.name,
                 hint=hint,
             )
-        if t.name in found.unfit and (not wanted.include or _any(t.name, wanted.include)):
+        if t.name in found.unfit and (not wanted.include or t.name in included):
             raise Quantised(
                 f"is FP8, and the shape of its scale {found.unfit[t.name]} does not fit it",
                 file=container.path,

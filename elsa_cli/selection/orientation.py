@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from elsa_cli.checkpoint.container import TensorInfo
 from elsa_cli.errors import UsageError
-from elsa_cli.selection.naming import Name, Siblings
-from elsa_cli.selection.roles import Roles, matches
+from elsa_cli.selection.naming import Name, Siblings, parent
+from elsa_cli.selection.roles import Roles, matching
 
 __all__ = ["input_dims", "parse_dims"]
 
@@ -31,6 +31,7 @@ MATRICES = re.compile(
     r"|up_gate|w)(?:_.*)?"
 )
 CONV = re.compile(r"(?:.*_)?conv(?:.*)?|(?:.*_)?(?:to_)?(?:patch|pixel)(?:_.*)?")
+DOWN = re.compile(r"down|w2|out|wo")  # the matrix of an expert that comes last
 
 
 @dataclass(frozen=True)
@@ -90,33 +91,39 @@ def input_dims(
     Raises:
         UsageError: A pattern matches no tensor, or a tensor has no such dimension.
     """
-    for pattern, _ in given:
-        if not any(matches(t.name, pattern) for t in tensors):
+    names = {t.name for t in tensors}
+    asked: dict[str, int] = {}
+    for pattern, dim in given:
+        meant = matching(names, pattern)
+        if not meant:
             raise UsageError(
                 f"the group dimension of {pattern!r} is given, which matches no prunable tensor",
                 hint="`elsa inspect` lists the names",
             )
+        asked |= dict.fromkeys(meant, dim)
     mlx = (metadata or {}).get("format") == "mlx" or _is_mlx(tensors)
     gpt2 = _is_gpt2(tensors, roles.siblings)
     dims = {}
     for t in tensors:
-        own = [dim for pattern, dim in given if matches(t.name, pattern)]
-        if own:
-            if not -len(t.shape) <= own[-1] < len(t.shape):
+        own = asked.get(t.name)
+        if own is not None:
+            if not -len(t.shape) <= own < len(t.shape):
                 raise UsageError(
-                    f"has no dimension {own[-1]}, its shape is {list(t.shape)}", tensor=t.name
+                    f"has no dimension {own}, its shape is {list(t.shape)}", tensor=t.name
                 )
-            dims[t.name] = own[-1] % len(t.shape)
+            dims[t.name] = own % len(t.shape)
             continue
         told = roles.told[t.name].input_dim
         if told is not None:
             dims[t.name] = told
         else:
-            dims[t.name] = _by_name(t, roles.siblings.names[t.name], roles.siblings, mlx, gpt2)
+            dims[t.name] = _by_name(t, roles, mlx, gpt2)
     return dims
 
 
-def _by_name(t: TensorInfo, name: Name, siblings: Siblings, mlx: bool, gpt2: bool) -> int:
+def _by_name(t: TensorInfo, roles: Roles, mlx: bool, gpt2: bool) -> int:
+    siblings = roles.siblings
+    name = siblings.names[t.name]
     if len(t.shape) < 2:
         return 0
     for layout in LAYOUTS:
@@ -130,7 +137,7 @@ def _by_name(t: TensorInfo, name: Name, siblings: Siblings, mlx: bool, gpt2: boo
         up = "/" in t.name and len(t.shape) > 2 and _transposes(name, t.shape[:-2])
         return len(t.shape) - (1 if up else 2)
     if len(t.shape) == 3 and _several(name):
-        return _of_several(t, siblings)
+        return _of_several(t, name, roles)
     if mlx and len(t.shape) > 2:
         return len(t.shape) - 1
     bias = siblings.bias_of(t)
@@ -140,8 +147,8 @@ def _by_name(t: TensorInfo, name: Name, siblings: Siblings, mlx: bool, gpt2: boo
             return 0
         # A bias has as many values as a layer has outputs, so it tells (in, out) from (out, in).
         return 0 if outputs is not None and t.shape[0] != outputs == t.shape[1] else 1
-    if outputs is not None and t.shape[0] != outputs == t.shape[1]:
-        return 0  # a transposed convolution
+    if outputs in t.shape[:2] and t.shape[0] != t.shape[1]:
+        return 0 if outputs == t.shape[1] else 1  # a transposed convolution, or none
     return 0 if _transposes(name, t.shape[2:]) else 1
 
 
@@ -185,26 +192,49 @@ def _several(name: Name) -> bool:
     return any(MATRICES.fullmatch(part) for part in near)
 
 
-def _of_several(t: TensorInfo, siblings: Siblings) -> int:
-    """Tell (experts, in, out) from (experts, out, in), or heads for experts.
+def _of_several(t: TensorInfo, name: Name, roles: Roles) -> int:
+    """Tell (experts, in, out) from (experts, out, in).
 
-    The bias has the outputs; else `gate_up_proj` (E, a, b) and `down_proj` (E, c, d) do: what goes
-    into the one comes out of the other. As (out, in), b = c; as (in, out), a = d.
+    The bias has the outputs. What goes into the router goes into the experts, and comes out of
+    them. Else `gate_up_proj` (E, a, b) and `down_proj` (E, c, d) tell: what goes into the one comes
+    out of the other. As (out, in), b = c; as (in, out), a = d.
     """
-    bias = siblings.bias_of(t)
+    if t.shape[1] == t.shape[2]:
+        return 2
+    bias = roles.siblings.bias_of(t)
     outputs = bias.shape[-1] if bias is not None and bias.shape else None
-    if outputs in t.shape[1:] and t.shape[1] != t.shape[2]:
+    if outputs in t.shape[1:]:
         return 1 if outputs == t.shape[2] else 2
-    pair: dict[str, TensorInfo] = {}
-    for other in siblings.beside(t).values():
+    width = _width(t, roles)
+    if width in t.shape[1:]:
+        narrow = DOWN.search(_own(t, name)) is not None
+        return 2 if (width == t.shape[2]) != narrow else 1
+    pair: dict[bool, TensorInfo] = {}
+    for other in roles.siblings.beside(t).values():
         if len(other.shape) == 3:
-            leaf = siblings.names[other.name].leaf
-            kind = "down" if re.search(r"down|w2|out|wo", leaf) else "up"
-            pair.setdefault(kind, other)
+            down = DOWN.search(_own(other, roles.siblings.names[other.name])) is not None
+            pair.setdefault(down, other)
     if len(pair) == 2:
-        (_, a, b), (_, c, d) = pair["up"].shape, pair["down"].shape
+        (_, a, b), (_, c, d) = pair[False].shape, pair[True].shape
         # a against d as well: gate and up together have twice the width that goes down.
         as_rows, as_columns = b == c and a in (d, 2 * d), a == d and b in (c, 2 * c)
         if as_columns and not as_rows:
             return 1
     return 2
+
+
+def _own(t: TensorInfo, name: Name) -> str:
+    """Return what a matrix of experts is called, `w2` or `output_linear`, with its numbers."""
+    return name.module if name.leaf == "weight" else t.name[len(parent(t.name)) :]
+
+
+def _width(t: TensorInfo, roles: Roles) -> int | None:
+    """Return how much goes into the router beside some experts, or None if none is there."""
+    count, owner = t.shape[0], roles.siblings.names[t.name].owner
+    for _ in range(3):
+        owner = parent(owner)
+        for name in roles.routers:
+            shape = roles.siblings.by_name[name].shape
+            if name.startswith(owner) and len(shape) == 2 and count in shape:
+                return shape[0] if shape[1] == count else shape[1]
+    return None

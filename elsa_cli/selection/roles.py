@@ -7,10 +7,11 @@ weights are prunable.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from functools import lru_cache
+from fnmatch import translate
+from functools import cached_property, lru_cache
 
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.errors import UsageError
@@ -19,7 +20,7 @@ from elsa_cli.selection.quantised import Found, find_quantised
 from elsa_cli.selection.rules import ROLES, RULES, Rule, Test
 from elsa_cli.selection.values import computed, equal
 
-__all__ = ["Classes", "Roles", "Told", "by_name", "matches", "parse_roles", "tell"]
+__all__ = ["Classes", "Roles", "Told", "by_name", "matching", "parse_roles", "tell"]
 
 NAMED_FROM = 4096  # elements; below, a weight's name is believed without a look at its values
 
@@ -70,13 +71,22 @@ class Roles:
     siblings: Siblings
     source: str = field(default="names")
 
+    @cached_property
+    def routers(self) -> list[str]:
+        """The names of all routers."""
+        return [name for name, told in self.told.items() if told.role == "router"]
 
-def matches(name: str, pattern: str) -> bool:
-    """Tell whether a pattern means a name: as it is written, or else as a glob.
 
-    A name may itself hold `[`, `*` or `?`.
+def matching(names: Collection[str], pattern: str) -> set[str]:
+    """Return the names that a pattern means: the one that is written so, or else as a glob.
+
+    A name may itself hold `[`, `*` or `?`: where there is `a[0]`, the pattern `a[0]` means it
+    alone, and not `a0`.
     """
-    return name == pattern or fnmatchcase(name, pattern)
+    if pattern in names:
+        return {pattern}
+    fits = re.compile(translate(pattern)).match
+    return {name for name in names if fits(name)}
 
 
 def parse_roles(pairs: Iterable[str]) -> list[tuple[str, str]]:
@@ -113,28 +123,28 @@ def tell(
     Raises:
         UsageError: A pattern matches no tensor.
     """
-    for pattern, _ in overrides:
-        if not any(matches(t.name, pattern) for t in tensors):
+    siblings = Siblings(tensors)
+    asked: dict[str, str] = {}
+    for pattern, role in overrides:
+        meant = matching(siblings.by_name.keys(), pattern)
+        if not meant:
             raise UsageError(
                 f"the role of {pattern!r} is given, which matches no tensor",
                 hint="`elsa inspect` lists the names",
             )
-    siblings = Siblings(tensors)
+        asked |= dict.fromkeys(meant, role)
     found = find_quantised(siblings)
     scales = {scale.name: name for name, (scale, _) in found.scales.items()}
-    looked_up = (
-        [n for n, told in classes.told.items() if told.role == "embedding"] if classes else ()
-    )
-    named = by_name(siblings, frozenset(looked_up))
+    by_class = classes.told if classes else {}
+    named = by_name(siblings, {n for n, known in by_class.items() if known.role == "embedding"})
     embeddings: dict[tuple[int, ...], list[TensorInfo]] = {}
     for t in tensors:
         if named[t.name].role == "embedding":
             embeddings.setdefault(t.shape, []).append(t)
     told: dict[str, Told] = {}
     for t in tensors:
-        own = [role for pattern, role in overrides if matches(t.name, pattern)]
-        if own:
-            told[t.name] = Told(own[-1], "as it was asked for")
+        if t.name in asked:
+            told[t.name] = Told(asked[t.name], "as it was asked for")
         elif t.name in found.formats:
             role = "codes" if t.name in found.codes or named[t.name].role != "scale" else "scale"
             told[t.name] = Told(role, f"quantised ({found.formats[t.name]})")
@@ -144,8 +154,8 @@ def tell(
             role = named[t.name].role
             role = "constant" if role in ("weight", "head", "router", "other") else role
             told[t.name] = Told(role, f"its dtype: {t.dtype.name} cannot be ranked")
-        elif classes is not None and t.name in classes.told:
-            told[t.name] = _by_class(classes.told[t.name], named[t.name])
+        elif t.name in by_class:
+            told[t.name] = _by_class(by_class[t.name], named[t.name])
         else:
             told[t.name] = named[t.name]
             if container is not None:

@@ -195,3 +195,39 @@ def test_pieces_without_weights_near_the_cut_are_not_read_again(
     assert_same_masks(masks, reference_masks(tensors, [numel // 10]))
     assert read[0] == -(-4000 // 64) * len(tensors)
     assert all(0 < later < read[0] // 2 for later in read[1:])
+
+
+# -- Few weights, all of whose keys are held ------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtypes", [["F32"], ["F8_E4M3"], ["F16", "F64", "F8_E5M2FNUZ"]])
+def test_few_weights_are_cut_where_many_are(
+    dtypes: list[str], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = network(7, [kind], dtypes, 611)
+    numel = 611 * len(tensors)
+    counts = sorted({*counts_of(numel), *range(0, numel, 53)})
+    monkeypatch.setattr(topk, "SAMPLE_FROM", numel + 1)
+    direct = selected_masks(tmp_path / "m", tensors, counts, step=64)
+    assert_same_masks(direct, reference_masks(tensors, counts))
+    monkeypatch.setattr(topk, "SAMPLE_FROM", numel)
+    monkeypatch.setattr(topk, "SAMPLE", 300)
+    monkeypatch.setattr(topk, "_direct", None)  # the other way is taken, or this raises
+    assert_same_masks(selected_masks(tmp_path / "m", tensors, counts, step=64), direct)
+
+
+def test_few_weights_do_not_depend_on_pieces_and_order(tmp_path: Path) -> None:
+    tensors = network(8, ["ties", "constant"], ["BF16", "F32"], 333)
+    counts = counts_of(333 * len(tensors))
+    expected = reference_masks(tensors, counts)
+    for step in (8, 64, 4096):
+        for order in (tensors, tensors[::-1]):
+            masks = selected_masks(tmp_path / "m", order, counts, step=step)
+            assert_same_masks([{k: m[k] for k in sorted(m)} for m in masks], expected)
+
+
+def test_one_weight(tmp_path: Path) -> None:
+    tensors: list[Tensor] = [("w", "F32", (1,), np.zeros(1, "<f4").tobytes())]
+    masks = selected_masks(tmp_path / "m", tensors, [0, 1])
+    assert [m["w"].tolist() for m in masks] == [[False], [True]]

@@ -396,8 +396,8 @@ def test_a_copy_of_an_embedding_is_a_head(tmp_path: Path) -> None:
         ],
     )
     with Container(tmp_path / "m") as container:
-        told = tell(container).told
-        blind = tell(container, look=False).told
+        told = tell(container.tensors, container).told
+        blind = tell(container.tensors).told
     assert told["a.to_names.weight"].role == "head"
     assert "embed_tokens.weight" in told["a.to_names.weight"].reason
     assert [told["b.to_names.weight"].role, blind["a.to_names.weight"].role] == ["weight"] * 2
