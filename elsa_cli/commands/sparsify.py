@@ -202,8 +202,8 @@ def _show(screen: Screen, report: SparsifyReport) -> None:
     show_roles(screen, report.roles)
     if report.skipped:
         screen.warn(
-            f"groups do not fit the input dimension of {counted(len(report.skipped), 'tensor')}, "
-            f"which stay dense: {listed(report.skipped)}"
+            "groups do not fit the input dimension, which leaves dense "
+            f"{counted(len(report.skipped), 'tensor')}: {listed(report.skipped)}"
         )
     for line in report.warnings:
         screen.warn(line)

@@ -56,7 +56,7 @@ def _unknown(eligible: Eligible) -> list[str]:
     if not names:
         return []
     return [
-        f"no rule knows the name of {counted(len(names), 'tensor')} that may be no weight: "
+        f"no rule knows the name of {counted(len(names), 'tensor')} taken for weights: "
         f"{listed(names)}; --exclude leaves a tensor dense"
     ]
 
@@ -67,4 +67,4 @@ def _taken(eligible: Eligible) -> list[str]:
     told = eligible.roles.told
     names = [f"{name} ({told[name].role})" for name in eligible.taken]
     taken = counted(len(names), "tensor")
-    return [f"--include takes {taken} that a role other than weight was told of: {listed(names)}"]
+    return [f"--include takes {taken} of other roles than weight: {listed(names)}"]

@@ -101,7 +101,7 @@ def input_dims(
                 hint="`elsa inspect` lists the names",
             )
         asked |= dict.fromkeys(meant, dim)
-    mlx = (metadata or {}).get("format") == "mlx" or _is_mlx(tensors)
+    mlx = _is_mlx(tensors, metadata or {})
     gpt2 = _is_gpt2(tensors, roles.siblings)
     dims = {}
     for t in tensors:
@@ -158,11 +158,14 @@ def _transposes(name: Name, kernel: Sequence[int]) -> bool:
     return bool(TRANSPOSED.fullmatch(name.module) or (even and UPSAMPLING.fullmatch(name.module)))
 
 
-def _is_mlx(tensors: Sequence[TensorInfo]) -> bool:
+def _is_mlx(tensors: Sequence[TensorInfo], metadata: Mapping[str, str]) -> bool:
     """Tell whether convolutions are (out, height, width, in), as in MLX.
 
-    Kernels are small and mostly square: (64, 3, 3, 32) is one of MLX, (64, 32, 3, 3) of torch.
+    The metadata says so, or, where it says nothing, the shapes: kernels are small and mostly
+    square, so (64, 3, 3, 32) is one of MLX, (64, 32, 3, 3) one of torch.
     """
+    if "format" in metadata:
+        return metadata["format"] == "mlx"
     votes = 0
     for t in tensors:
         if len(t.shape) == 4 and t.shape[1] != t.shape[3]:

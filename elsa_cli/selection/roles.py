@@ -170,7 +170,7 @@ def _by_class(told: Told, named: Told) -> Told:
     """
     if told.role == "weight" and named.role in ("head", "router"):
         return replace(named, input_dim=told.input_dim)
-    if told.role == "embedding" and named.role in ("position", "head"):
+    if told.role == "embedding" and named.role == "position":
         return named
     return told
 

@@ -118,8 +118,10 @@ def model_of_config(
             fields = json.load(file)
         import transformers
 
-        said = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()  # its remarks on a config are no concern of ours
+        log = getattr(transformers, "logging", None)  # its remarks on a config do not concern us
+        said = log.get_verbosity() if log else None
+        if log:
+            log.set_verbosity_error()
         names = fields.get("architectures") or []
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
@@ -132,7 +134,8 @@ def model_of_config(
                 model = transformers.AutoModel.from_config(config, trust_remote_code=False)
         told = roles_of(model)
         sizes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-        transformers.logging.set_verbosity(said)
+        if log:
+            log.set_verbosity(said)
     except Exception:  # a config of another library, a class that wants more: names have to tell
         return None
     base = str(getattr(model, "base_model_prefix", "") or "")

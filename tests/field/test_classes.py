@@ -258,4 +258,4 @@ def test_a_lazy_layer_is_told_by_its_name(field: Field) -> None:
     recipe = field.write("recipe.py", text)
     choice = field.sparsify({"0.weight": torch.randn(8, 8)}, "--recipe", recipe)
     assert choice.pruned == {"0.weight"}
-    assert choice.reasons == {"0.weight": "every layer"}
+    assert choice.reasons == {"0.weight": "its name: every layer"}

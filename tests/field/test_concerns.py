@@ -23,7 +23,7 @@ CASES: dict[str, tuple[State, str, list[str], list[str]]] = {
         DEAD,
         "0.9",
         [],
-        ["level 0.9 keeps nothing of 1 tensors: fc.weight; --scope layer gives each its share"],
+        ["level 0.9 keeps nothing of 1 tensor: fc.weight; --scope layer gives each its share"],
     ),
     "its share": (DEAD, "0.9", ["--scope", "layer"], []),
     "nothing of several, at each level": (
@@ -53,8 +53,8 @@ CASES: dict[str, tuple[State, str, list[str], list[str]]] = {
         "0.8",
         [],
         [
-            "level 0.8 keeps far more of one tensor than its share: large.weight has 29 % of what "
-            "is kept and 6 % of the weights; is it a weight? --exclude leaves it dense"
+            "level 0.8 keeps far more than its share of 1 tensor: large.weight (29 % of what is "
+            "kept, 6 % of all); --exclude leaves a tensor dense"
         ],
     ),
     "a share that is no wonder": (LARGE, "0.2", [], []),
@@ -64,8 +64,8 @@ CASES: dict[str, tuple[State, str, list[str], list[str]]] = {
         "0.5",
         [],
         [
-            "3 tensors are taken for weights though no rule knows their names: a.foo, b.foo, "
-            "c.bar.2; --exclude leaves them dense"
+            "no rule knows the name of 3 tensors taken for weights: a.foo, b.foo, c.bar.2; "
+            "--exclude leaves a tensor dense"
         ],
     ),
     "such a name, excluded": (
@@ -84,7 +84,7 @@ CASES: dict[str, tuple[State, str, list[str], list[str]]] = {
         {"emb.weight": normal(50, 32), "fc1.weight": normal(32, 32)},
         "0.5",
         ["--include", "*"],
-        ["--include takes 1 tensors that are no weights: emb.weight (embedding)"],
+        ["--include takes 1 tensor of other roles than weight: emb.weight (embedding)"],
     ),
     "n:m": (LARGE, "0.5", ["--group", "4"], []),
 }
@@ -127,7 +127,7 @@ def test_training_says_the_same(field: Field) -> None:
     line = (file, "--levels", "0.9", "--recipe", recipe, "--epochs", "0", "--joint-epochs", "0")
     done = field.run("freeze-train", *line, "--json")
     assert done.code == 0, done.err
-    said = "level 0.9 keeps nothing of 1 tensors: fc.weight; --scope layer gives each its share"
+    said = "level 0.9 keeps nothing of 1 tensor: fc.weight; --scope layer gives each its share"
     assert json.loads(done.out)["warnings"] == [said]
     assert f"Warning: {said}" in done.err.splitlines()
 

@@ -84,9 +84,9 @@ def test_a_tensor_that_takes_what_is_kept(tmp_path: Path) -> None:
     counts = {"a.weight": (100, (50, 100)), "b.weight": (9900, (50, 4950))}
     (line,) = told(tmp_path, counts, "0.99,0.5")
     assert line.startswith(
-        "level 0.99 keeps far more of one tensor than its share: a.weight has 50 %"
+        "level 0.99 keeps far more than its share of 1 tensor: a.weight (50 % of what is kept"
     )
-    assert "1 % of the weights" in line
+    assert "1 % of all" in line
     assert "--exclude" in line
 
 
@@ -111,7 +111,7 @@ def test_names_that_no_rule_knows(tmp_path: Path) -> None:
     counts = {"strange": (100, (50,)), "fc.weight": (100, (50,)), "unheard": (100, (50,))}
     (line,) = told(tmp_path, counts)
     assert line.startswith(
-        "2 tensors are taken for weights though no rule knows their names: strange, unheard"
+        "no rule knows the name of 2 tensors taken for weights: strange, unheard"
     )
     # Not if the user says so.
     assert told(tmp_path, counts, roles=("strange=weight", "unheard=weight")) == []
@@ -120,7 +120,7 @@ def test_names_that_no_rule_knows(tmp_path: Path) -> None:
 def test_what_include_takes(tmp_path: Path) -> None:
     counts = {"embed.weight": (100, (50,)), "q_proj.weight": (80, (40,))}
     (line,) = told(tmp_path, counts, include=("*.weight",))
-    assert line == "--include takes 1 tensors that are no weights: embed.weight (embedding)"
+    assert line == "--include takes 1 tensor of other roles than weight: embed.weight (embedding)"
 
 
 def test_lists_are_cut_short() -> None:

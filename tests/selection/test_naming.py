@@ -72,13 +72,13 @@ def test_real_dims(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
         # Parametrizations of torch.
         (
             "conv.parametrizations.weight.original1",
-            "original",
+            "weight_v",
             "conv",
             (),
             "conv.parametrizations.weight",
         ),
         ("a.conv.parametrizations.weight.0._u", "u", "conv", ("a",), None),
-        ("parametrizations.weight.original0", "original", "", (), "parametrizations.weight"),
+        ("parametrizations.weight.original0", "weight_g", "", (), "parametrizations.weight"),
         ("parametrizations.weight", "weight", "", (), "parametrizations"),
         # Flax and Keras.
         ("encoder/Dense_0/kernel", "kernel", "dense", ("encoder",), "encoder/Dense_0"),
