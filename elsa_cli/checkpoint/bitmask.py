@@ -34,6 +34,9 @@ ROOM = 9  # zlib's memLevel, the largest
 HELD = (1 << ROOM + 5) - 1  # bytes; from here on a coder needs it
 
 
+FEW_BYTES = 1 << 12
+
+
 def mask_bytes(numel: int) -> int:
     """Return the bytes of the mask of `numel` weights."""
     return -(-numel // 8)
@@ -51,6 +54,8 @@ def unpack_bits(packed: Bytes, numel: int) -> Bools:
 
 def popcount(packed: Bytes) -> int:
     """Return how many bits are set."""
+    if packed.size <= FEW_BYTES:  # several calls of numpy take longer
+        return int.from_bytes(packed.tobytes(), "little").bit_count()
     words = packed.size & ~7
     return int(np.bitwise_count(packed[:words].view(np.uint64)).sum(dtype=np.int64)) + int(
         np.bitwise_count(packed[words:]).sum(dtype=np.int64)

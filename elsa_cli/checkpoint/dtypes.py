@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 __all__ = ["DTYPES", "Bits", "DType", "FloatBits"]
 
+UNSIGNED = {size: np.dtype(f"<u{size}") for size in (1, 2, 4, 8)}
+
 # An array of raw bits: uint8, uint16, uint32 or uint64, one element a weight.
 Bits = NDArray[np.unsignedinteger[Any]]
 
@@ -53,7 +55,7 @@ class DType:
     @property
     def unsigned(self) -> np.dtype[Any]:
         """The little-endian unsigned integer dtype of the same width."""
-        return np.dtype(f"<u{self.itemsize}")
+        return UNSIGNED[self.itemsize]
 
     def magnitudes(self, bits: Bits, out: Bits | None = None) -> Bits:
         """Return `bits` without their signs: unsigned integers that order as |w| does, NaN last."""

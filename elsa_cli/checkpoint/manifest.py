@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from elsa_cli.checkpoint.bitmask import is_coded_text
@@ -42,7 +43,7 @@ class Entry:
     digest: str
     coded: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def numel(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)

@@ -177,7 +177,7 @@ def sparsify(
     with open_plain(checkpoint) as source:
         classes = classes_beside(source, recipe, recipe_settings, config=config)
         eligible = eligible_tensors(source, wanted_tensors, classes)
-        traits = Traits.of(eligible, given_dims, source.metadata)
+        traits = Traits.of(eligible, group, given_dims, source.metadata)
         tensors = [t for t in eligible.tensors if rule.fits(t, traits)]
         skipped = tuple(t.name for t in eligible.tensors if not rule.fits(t, traits))
         if not tensors:

@@ -96,6 +96,7 @@ class Traits:
     @staticmethod
     def of(
         eligible: Eligible,
+        group: int | None = None,
         given_dims: Sequence[tuple[str, int]] = (),
         metadata: Mapping[str, str] | None = None,
     ) -> Traits:
@@ -107,7 +108,7 @@ class Traits:
         roles, tensors = eligible.roles, eligible.tensors
         names = {t.name for t in tensors}
         return Traits(
-            input_dims(tensors, roles, given_dims, metadata),
+            {} if group is None else input_dims(tensors, roles, given_dims, metadata),
             normed_dims(tensors, roles.siblings),
             {n: scale for n, scale in roles.quantised.scales.items() if n in names},
         )

@@ -57,4 +57,9 @@ DISTRIBUTIONS: dict[str, Callable[[Sequence[Shape], Fraction], list[Fraction]]] 
 def layer_counts(name: str, shapes: Sequence[Shape], level: Level) -> list[int]:
     """Return the kept weights of each layer: round(density * weights), halves to even."""
     densities = DISTRIBUTIONS[name](shapes, 1 - level.sparsity)
-    return [round(d * prod(shape)) for d, shape in zip(densities, shapes, strict=True)]
+    counts: dict[tuple[int, int], int] = {}  # many layers are alike, and fractions are slow
+    for density, shape in zip(densities, shapes, strict=True):
+        key = (id(density), prod(shape))
+        if key not in counts:
+            counts[key] = round(density * key[1])
+    return [counts[id(d), prod(shape)] for d, shape in zip(densities, shapes, strict=True)]

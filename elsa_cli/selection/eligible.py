@@ -16,7 +16,7 @@ __all__ = ["Eligible", "Wanted", "eligible_tensors"]
 
 # What a glob of `include` can take: matrices that some networks are pruned by. The others are too
 # few, or break when they lose a value; one of them has to be named in full.
-CHOOSABLE = ("weight", "embedding", "head", "router", "position")
+CHOOSABLE = ("weight", "embedding", "head")
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def eligible_tensors(
     """Return the tensors that take part.
 
     Those are the floats whose role is weight. With `include`, they are what its patterns mean: of
-    a glob, the weights, and the embeddings, heads, routers and positions of two dimensions or more
-    other than 1; of a name written out, any float. `exclude` takes away from either.
+    a glob, the weights, and the embeddings and heads of two dimensions or more other than 1; of a
+    name written out, any float. `exclude` takes away from either.
 
     Args:
         container: The file.

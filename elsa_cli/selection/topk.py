@@ -59,9 +59,9 @@ def cuts(
         threads: Number of threads; the result does not depend on it.
         progress: Told of the bytes read.
     """
-    top = _largest_key(scan)
     if scan.numel < SAMPLE_FROM:
-        return _direct(scan, wanted, top, progress)
+        return _direct(scan, wanted, progress)
+    top = _largest_key(scan)
     brackets = _guess(scan, wanted, top, threads)
     for b in brackets:
         if b.want == 0:
@@ -75,7 +75,7 @@ def cuts(
     return [b.cut for b in brackets if b.cut is not None]
 
 
-def _direct(scan: Scan, wanted: Sequence[int], top: int, progress: Progress) -> list[Cut]:
+def _direct(scan: Scan, wanted: Sequence[int], progress: Progress) -> list[Cut]:
     """Return the cuts of so few weights that all their keys can be held at once.
 
     Example: of the keys 7 3 3 1 three are wanted. The third largest is 3, one key is above it, so
@@ -87,30 +87,39 @@ def _direct(scan: Scan, wanted: Sequence[int], top: int, progress: Progress) -> 
         parts.append(scan.keys(piece, scratch).copy())
         positions.append((scan.position(piece), piece.count))
         progress(piece.count * piece.tensor.dtype.itemsize)
-    keys = np.concatenate(parts)
-    starts = np.cumsum([0, *(count for _, count in positions)])
+    keys = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    ascending = np.sort(keys)
     found = []
     for want in wanted:
-        if want in (0, keys.size):
-            found.append(Cut(0, 0) if want else Cut(top + 1, 0))
+        if want == 0:
+            found.append(Cut(1 << 8 * keys.itemsize, 0))  # above every key
             continue
-        key = np.partition(keys, keys.size - want)[keys.size - want]
-        ties = want - int(np.count_nonzero(keys > key))
-        tied = np.flatnonzero(keys == key)
-        if ties == tied.size:
+        key = ascending[keys.size - want]
+        low, high = (
+            np.searchsorted(ascending, key, "left"),
+            np.searchsorted(ascending, key, "right"),
+        )
+        ties = int(high) - (keys.size - want)  # of the tied keys, how many are kept
+        if ties == high - low:
             found.append(Cut(int(key), 0))
             continue
-        part = np.searchsorted(starts, tied, side="right") - 1
-        first = np.array([position for position, _ in positions], np.int64)
-        hashes = position_hash((first[part] + tied - starts[part]).astype(np.uint64))
-        found.append(Cut(int(key), int(np.partition(hashes, tied.size - ties)[tied.size - ties])))
+        hashes = _hashes_of(np.flatnonzero(keys == key), positions)
+        found.append(Cut(int(key), int(np.partition(hashes, hashes.size - ties)[-ties])))
     return found
+
+
+def _hashes_of(where: NDArray[np.intp], positions: Sequence[tuple[int, int]]) -> Hashes:
+    """Return the hashes of weights, by their places among pieces given as (position, count)."""
+    starts = np.cumsum([0, *(count for _, count in positions)])
+    part = np.searchsorted(starts, where, side="right") - 1
+    first = np.array([position for position, _ in positions], np.int64)
+    return position_hash((first[part] + where - starts[part]).astype(np.uint64))
 
 
 def kept_mask(scan: Scan, piece: Piece, keys: Bits, cut: Cut, scratch: Scratch) -> Bools:
     """Return which weights of a piece are at or above a cut, (count,) bool."""
     mask: Bools = scratch.array("kept", keys.size, np.bool_)
-    if cut.key > np.iinfo(keys.dtype).max:
+    if cut.key >> 8 * keys.itemsize:  # above every key
         mask.fill(False)
         return mask
     bound = keys.dtype.type(cut.key)

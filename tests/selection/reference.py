@@ -163,7 +163,7 @@ def chosen_masks(
     wanted = parse_levels(levels)
     with Container(path) as container:
         eligible = eligible_tensors(container)
-        traits = Traits.of(eligible, dims, metadata)
+        traits = Traits.of(eligible, (rule or Rule()).group, dims, metadata)
         rule = rule or Rule()
         choice = choose(container, eligible.tensors, wanted, scorer, rule, threads, traits=traits)
         masks: list[dict[str, Mask]] = [

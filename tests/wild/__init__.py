@@ -1,0 +1,1 @@
+"""Inputs found in the wild: tensors as packages from PyPI make or ship them."""
