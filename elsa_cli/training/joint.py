@@ -68,7 +68,7 @@ class JointStepper(Stepper):
         ]
         self._parameters = list(unique.values())
         self._wrap()
-        network.model.train()
+        network.train()
 
     def _draw(self, step: int) -> int:
         """Return the stage whose level a step trains; the same in every process."""

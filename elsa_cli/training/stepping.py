@@ -149,7 +149,7 @@ class StageStepper(Stepper):
             self._optimizing = Optimizing(setup.recipe, setup.options, self._parameters, lr, total)
             self._freeze.attach(self._optimizing.optimizer)
             self._wrap()
-        self.network.model.train()
+        self.network.train()
         if setup.options.norm == "shared" and stage:
             for norm in self.network.norms():
                 norm.eval()  # what the first level has estimated stays

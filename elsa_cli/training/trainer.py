@@ -6,53 +6,31 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from elsa_cli.checkpoint.level import parse_level
-from elsa_cli.errors import Interrupted, NonFiniteLoss, UsageError
+from elsa_cli.errors import Interrupted, NonFiniteLoss
 from elsa_cli.training.data import Place, Stream
 from elsa_cli.training.diagnosis import why_not_finite
 from elsa_cli.training.joint import JointStepper
 from elsa_cli.training.ladder import Nested
 from elsa_cli.training.meter import Meter
-from elsa_cli.training.optimizing import DEFAULT_LR, optimizer_name
-from elsa_cli.training.options import each_level
+from elsa_cli.training.planning import Phase, plan
 from elsa_cli.training.resume import Saves
 from elsa_cli.training.seeds import seed_everything, seed_of
 from elsa_cli.training.stepping import Setup, StageStepper, Stepper
 from elsa_cli.training.stopping import StopSignals
 from elsa_cli.training.watching import PhaseReport, Tick, Watcher
 
-__all__ = ["DEFAULT_EPOCHS", "JOINT_SHARE", "REFINE", "SAVE_SECONDS", "Phase", "Trainer"]
+__all__ = ["SAVE_SECONDS", "Trainer"]
 
-DEFAULT_EPOCHS = 5.0
-JOINT_SHARE = 0.8  # of the steps, where --joint-epochs does not say
-REFINE = 1 / 3  # of the learning rate: with what levels begin that the joint phase has trained
 SAVE_SECONDS = 600.0  # between saves, where no number of steps is given
 LOOK_EVERY = 10  # steps between looks at the loss on a GPU, which has to be waited for
 
 # Chooses owners anew from the dense weights.
 Reselect = Callable[[Nested], Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One phase: the joint one, or a level's stage.
-
-    Attributes:
-        name: `joint` or the level.
-        stage: Which stage; None for the joint phase.
-        steps: Steps of the optimizer.
-        lr: Learning rate, None for the optimizer's default.
-    """
-
-    name: str
-    stage: int | None
-    steps: int
-    lr: float | None
 
 
 class Trainer:
@@ -81,58 +59,11 @@ class Trainer:
         self._saves = saves
         self._watcher = watcher or Watcher()
         self._reselect = reselect
-        self._per_epoch: int | None = None
-        self.phases = self._plan()
+        self.phases = plan(setup, lambda: self._stream(0).steps())
         self.total = sum(phase.steps for phase in self.phases)
         self._before = [sum(p.steps for p in self.phases[:at]) for at in range(len(self.phases))]
         self._reports: list[PhaseReport] = []
         self._saved_at = time.monotonic()
-
-    def _plan(self) -> list[Phase]:
-        options, stages = self.setup.options, self.setup.ladder.stages
-        if options.steps is not None:
-            steps = [int(n) for n in each_level(options.steps, stages, "steps")]
-        else:
-            epochs = each_level(options.epochs or (DEFAULT_EPOCHS,), stages, "epochs")
-            steps = [self._steps(n) for n in epochs]
-        if options.joint_epochs is None:
-            shares = [round(JOINT_SHARE * n) for n in steps]
-            joint, steps = sum(shares), [n - k for n, k in zip(steps, shares, strict=True)]
-        else:
-            joint = self._steps(options.joint_epochs)
-        rate, rates = self._rates(joint=joint > 0)
-        phases = [
-            Phase(str(level), stage, steps[stage], rates[stage])
-            for stage, level in enumerate(stages)
-        ]
-        return [Phase("joint", None, joint, rate), *phases] if joint else phases
-
-    def _rates(self, *, joint: bool) -> tuple[float | None, list[float | None]]:
-        """Return the learning rates of the joint phase and of the levels."""
-        options, stages = self.setup.options, self.setup.ladder.stages
-        given = options.lr
-        if given is None and optimizer_name(options, self.setup.recipe) != "recipe":
-            given = (DEFAULT_LR[optimizer_name(options, self.setup.recipe)],)
-        if given is None:  # the recipe's own
-            return options.joint_lr, [None] * len(stages)
-        rates: list[float | None] = list(each_level(given, stages, "lr"))
-        rate = max(given) if options.joint_lr is None else options.joint_lr
-        if joint and len(given) == 1:
-            rates = [given[0] * REFINE] * len(stages)
-        return rate, rates
-
-    def _steps(self, epochs: float) -> int:
-        if not epochs:
-            return 0
-        if self._per_epoch is None:
-            self._per_epoch = self._stream(0).steps()
-        if self._per_epoch is None:
-            raise UsageError(
-                "the recipe's train_data has no length, so an epoch cannot be counted",
-                file=self.setup.recipe.path,
-                hint="use --steps",
-            )
-        return max(1, round(epochs * self._per_epoch))
 
     def _stream(self, phase: int) -> Stream:
         setup = self.setup
@@ -152,6 +83,8 @@ class Trainer:
             TrainingError: See its kinds.
             Interrupted: A signal came; what was done is saved.
         """
+        for text in self.setup.ladder.network.remarks():
+            self._watcher.noted(text)
         state = self._saves.read() if self._saves else None
         self.setup.group.barrier()  # nobody writes a save before all have looked for one
         first, place = 0, Place()

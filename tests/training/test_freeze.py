@@ -775,7 +775,6 @@ CONVERSIONS: dict[str, Callable[[nn.Module], object]] = {
     "double": lambda model: model.double(),
     "half": lambda model: model.half(),
     "bfloat16": lambda model: model.to(torch.bfloat16),
-    "data": lambda model: [setattr(p, "data", p.data.double()) for p in model.parameters()],
 }
 
 
