@@ -166,7 +166,8 @@ def main() -> None:
     """Run `elsa` with the arguments of the process."""
     _open_standard_streams()
     sys.excepthook = _show_traceback
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # As batch systems send them before they end a job, too; a training saves first.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _stop)
     code = _run(sys.argv[1:])

@@ -265,13 +265,13 @@ def _saves(
         return None
     facts = {f"--{k.replace('_', '-')}": str(v) for k, v in options.as_fields().items()}
     facts |= {f"--set {k}": str(v) for k, v in recipe.settings.items()}
-    facts |= {
-        "checkpoint": digest_of(source.nested),
+    facts["checkpoint"] = digest_of(source.nested)
+    machine = {
         "processes": str(group.size),
         "device": device.type,
-        "--threads": str(threads_in_use()),
+        "threads": str(threads_in_use()),
     }
-    saves = Saves(output, facts)
+    saves = Saves(output, facts, machine)
     if not resume:
         saves.refuse_leftover()
         group.barrier()  # nobody saves before all have looked

@@ -303,7 +303,8 @@ def test_from_every_save_it_ends_with_the_same_bits(run: str, tmp_path: Path) ->
     saves = Copies(str(tmp_path / "out"), {})
     whole, kept, reports = train(tmp_path, *parts, saves=saves, **more)
     joint = kept.reports[0].steps if kept.reports[0].phase == "joint" else 0
-    assert len(saves.copies) == joint + 2 * 3 + len(reports)
+    # Each step, each phase, and each level before it is measured.
+    assert len(saves.copies) == joint + 2 * 3 + len(reports) + 2
     assert len(kept.ticks) == joint + 2 * 3
     for number, copy in enumerate(saves.copies):
         os.replace(copy, saves.path)
@@ -470,8 +471,21 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_backward_pass_is_the_recipe_s(tmp_path: Path) -> None:
-    text = "def loss(model, batch):\n    return torch.ones(())\n"
-    with pytest.raises(RecipeError, match=r"recipe.py: loss, backward: RuntimeError: element 0"):
+    text = """
+class Wrong(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise ValueError("no way back")
+
+
+def loss(model, batch):
+    return Wrong.apply(model(batch[0]))
+"""
+    with pytest.raises(RecipeError, match=r"recipe.py:\d+: loss, backward: ValueError: no way"):
         train(tmp_path, MODEL, DATA, text, **SGD)
 
 
