@@ -147,6 +147,10 @@ def _run(arguments: list[str]) -> int:
     except (OSError, MemoryError) as error:
         if "--debug" in arguments:
             raise
+        if isinstance(error.__context__, ElsaError):
+            # The terminal went away with the signal that ended the run: it cannot be cleaned up.
+            _complain(str(error.__context__))
+            return error.__context__.exit_code
         _complain(_of_the_system(error))
         return FAILED
 

@@ -54,6 +54,7 @@ class LevelRow:
         loss: Mean training loss of its last epoch; None without a step.
         metrics: What the recipe's evaluate gave at the end of its stage.
         seconds: Time of its stage.
+        without_gradient: Parameters that it trains and that had no gradient in any step.
     """
 
     level: Level
@@ -62,6 +63,7 @@ class LevelRow:
     loss: float | None
     metrics: Mapping[str, float]
     seconds: float
+    without_gradient: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -306,6 +308,7 @@ def _report(
                 row.loss,
                 row.metrics,
                 row.seconds,
+                tuple(row.without_gradient),
             )
             for stage, (level, row) in enumerate(zip(stages, rows, strict=True))
         ),

@@ -489,6 +489,55 @@ def loss(model, batch):
         train(tmp_path, MODEL, DATA, text, **SGD)
 
 
+def test_a_level_is_saved_before_it_is_measured(tmp_path: Path) -> None:
+    """What evaluate raises costs no training: the level is measured again, not trained again."""
+    broken = "def evaluate(model):\n    raise ValueError('no data to measure on')\n"
+    saves = Saves(str(tmp_path / "out"), {})
+    with pytest.raises(RecipeError, match="no data to measure on"):
+        train(tmp_path, *WHOLE, broken, saves=saves, **SGD)
+    again, keep, reports = train(tmp_path, *WHOLE, EVALUATE, saves=saves, **SGD)
+    whole, kept, wanted = train(tmp_path, *WHOLE, EVALUATE, **SGD)
+    assert_same(result(again), result(whole))
+    assert [t.phase for t in keep.ticks] == ["0.5"] * 3 + ["dense"] * 3
+    assert [{**vars(r), "seconds": 0} for r in reports] == [
+        {**vars(r), "seconds": 0} for r in wanted
+    ]
+    assert [r.phase for r in keep.reports] == [r.phase for r in kept.reports]
+    assert keep.notes == [
+        "the recipe has changed since the save",
+        "going on from the save at step 3 of 9",
+    ]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_signal_between_levels_is_heard(last: bool, tmp_path: Path) -> None:
+    """Where a level has no steps, and where one is measured; only at the very end it is done."""
+    calls = 3 if last else 1
+    measuring = f"""
+measured = 0
+
+
+def evaluate(model):
+    global measured
+    measured += 1
+    if measured == {calls}:
+        import signal
+        signal.raise_signal(signal.SIGUSR1)
+    return 1.0
+"""
+    saves = Saves(str(tmp_path / "out"), {})
+    if last:
+        _, _, reports = train(tmp_path, *WHOLE, measuring, saves=saves, steps=(0,))
+        assert len(reports) == 3
+        return
+    with pytest.raises(Interrupted) as caught:
+        train(tmp_path, *WHOLE, measuring, saves=saves, steps=(0,))
+    assert caught.value.exit_code == 128 + signal.SIGUSR1
+    state = saves.read()
+    assert state is not None
+    assert (state["phase"], state["measured"], len(state["reports"])) == (1, True, 1)
+
+
 def test_a_damaged_save_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     saves = Saves(str(tmp_path / "out"), {})
     Path(saves.path).write_bytes(b"nonsense")
