@@ -108,12 +108,12 @@ class Trainer:
 
     def _place_of(self, state: Mapping[str, Any]) -> Place:
         """Return where a save goes on: with as many processes it is where it was written."""
-        place, number = Place(*state["place"]), state["phase"]
-        if live := state["live"]:
+        place, number, live = Place(*state["place"]), state["phase"], state["live"]
+        if live and state["processes"] != self.setup.group.size:
             place = self._stream(number).moved(place, state["processes"])
-            steps = self.phases[number].steps
-            if steps != live["steps"]:  # an epoch has fewer steps of more processes
-                place = replace(place, step=place.step * steps // live["steps"])
+            # An epoch has fewer steps of more processes.
+            place = replace(place, step=place.step * self.phases[number].steps // live["steps"])
+            live["meter"]["last"][:3] = [place.step, place.epoch, place.batch]
         return place
 
     def _done(self, phase: int, place: Place) -> int:
@@ -140,7 +140,7 @@ class Trainer:
         for place, batches in walk:
             meter.add(place, stepper.step(batches, place.step - 1), stepper.lr)
             if place.step == EARLY:
-                self._judge(number, stepper, place.step, ended=False)
+                self._judge(number, stepper, EARLY, ended=False)
             due = options.save_every is not None and place.step % options.save_every == 0
             last = place.step == phase.steps
             if not (due or last or self._looks(place) or (stop.asked and group.size == 1)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -116,7 +117,7 @@ def test_another_number_of_processes_goes_on(first: int, server: Server, tmp_pat
         line = ("-o", "out", *more)
         if processes == 2:
             return torchrun(*line, cwd=tmp_path, env=env).stderr
-        return server.run(*TRAIN, *line, cwd=tmp_path, env=env).err
+        return server.run(*TRAIN, *line, "--log", "log", cwd=tmp_path, env=env).err
 
     stopped = run(first, env=stops)
     steps = {1: 72, 2: 36}[first]  # of the joint phase and the levels
@@ -130,3 +131,9 @@ def test_another_number_of_processes_goes_on(first: int, server: Server, tmp_pat
     ) in went_on
     assert verify(tmp_path / "out").ok
     assert not (tmp_path / "out.resume").exists()
+    if first == 1:
+        return
+    epochs = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    ends = [tick for tick in epochs if tick["kind"] == "epoch"]
+    assert all(tick["step"] <= tick["steps"] for tick in ends)
+    assert ends[-1]["done"] == total
