@@ -64,7 +64,7 @@ class Task:
     @property
     def joint_epochs(self) -> float:
         """Epochs that a nested run spends in its joint phase, by the tool's default."""
-        from elsa_cli.training.trainer import JOINT_SHARE
+        from elsa_cli.training.planning import JOINT_SHARE
 
         return JOINT_SHARE * self.all_epochs
 

@@ -147,6 +147,10 @@ def _run(arguments: list[str]) -> int:
     except (OSError, MemoryError) as error:
         if "--debug" in arguments:
             raise
+        if isinstance(error.__context__, ElsaError):
+            # The terminal went away with the signal that ended the run: it cannot be cleaned up.
+            _complain(str(error.__context__))
+            return error.__context__.exit_code
         _complain(_of_the_system(error))
         return FAILED
 
@@ -166,7 +170,8 @@ def main() -> None:
     """Run `elsa` with the arguments of the process."""
     _open_standard_streams()
     sys.excepthook = _show_traceback
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # As batch systems send them before they end a job, too; a training saves first.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _stop)
     code = _run(sys.argv[1:])

@@ -32,8 +32,10 @@ ElsaError                       exit 1
 │   ├── RecipeError             the recipe lacks something, or raised
 │   ├── NonFiniteLoss           the loss or a weight became NaN or infinite
 │   ├── FrozenChanged           a frozen weight is not what it was
+│   ├── NoGradient              a phase trained nothing: its weights got no gradient
 │   ├── PeerLost                another process of the run is gone
-│   └── Interrupted             exit 130 or 143: a signal; what was done is saved
+│   ├── PeerSilent              another process of the run did not answer in time
+│   └── Interrupted             exit 128 + the signal: it came, and what was done is saved
 ├── NothingToDo                 the run would change nothing
 └── VerificationFailed          `verify` found something wrong
 
@@ -66,6 +68,7 @@ __all__ = [
     "LevelNotStored",
     "MalformedFile",
     "Misfit",
+    "NoGradient",
     "NonFinite",
     "NonFiniteLoss",
     "NotABundle",
@@ -77,6 +80,7 @@ __all__ = [
     "OutputExists",
     "OverlappingTensors",
     "PeerLost",
+    "PeerSilent",
     "Quantised",
     "RecipeError",
     "ShapeMismatch",
@@ -271,8 +275,16 @@ class FrozenChanged(TrainingError):
     """A frozen weight is not what it was."""
 
 
+class NoGradient(TrainingError):
+    """A phase trained nothing: its weights got no gradient."""
+
+
 class PeerLost(TrainingError):
     """Another process of the run is gone."""
+
+
+class PeerSilent(TrainingError):
+    """Another process of the run did not answer in time."""
 
 
 class Interrupted(TrainingError):

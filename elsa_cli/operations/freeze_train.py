@@ -54,6 +54,7 @@ class LevelRow:
         loss: Mean training loss of its last epoch; None without a step.
         metrics: What the recipe's evaluate gave at the end of its stage.
         seconds: Time of its stage.
+        without_gradient: Parameters that it trains and that had no gradient in any step.
     """
 
     level: Level
@@ -62,6 +63,7 @@ class LevelRow:
     loss: float | None
     metrics: Mapping[str, float]
     seconds: float
+    without_gradient: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -265,13 +267,13 @@ def _saves(
         return None
     facts = {f"--{k.replace('_', '-')}": str(v) for k, v in options.as_fields().items()}
     facts |= {f"--set {k}": str(v) for k, v in recipe.settings.items()}
-    facts |= {
-        "checkpoint": digest_of(source.nested),
+    facts["checkpoint"] = digest_of(source.nested)
+    machine = {
         "processes": str(group.size),
         "device": device.type,
-        "--threads": str(threads_in_use()),
+        "threads": str(threads_in_use()),
     }
-    saves = Saves(output, facts)
+    saves = Saves(output, facts, machine)
     if not resume:
         saves.refuse_leftover()
         group.barrier()  # nobody saves before all have looked
@@ -306,6 +308,7 @@ def _report(
                 row.loss,
                 row.metrics,
                 row.seconds,
+                tuple(row.without_gradient),
             )
             for stage, (level, row) in enumerate(zip(stages, rows, strict=True))
         ),

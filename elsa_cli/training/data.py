@@ -80,6 +80,16 @@ class Stream:
             hint="use smaller batches, or less --accumulate",
         )
 
+    def moved(self, place: Place, world: int) -> Place:
+        """Return the place for a run that was on another number of processes.
+
+        What was trained on is not trained on again, but for the rest of a step.
+        """
+        if world == self._world:
+            return place
+        batch = place.batch * world // self._world if self._shared else place.batch
+        return dataclasses.replace(place, batch=batch // self.stride * self.stride)
+
     def walk(self, place: Place, total: int) -> Iterator[tuple[Place, list[Any]]]:
         """Yield the place after a step and the step's batches, from a place on.
 

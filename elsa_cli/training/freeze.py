@@ -21,7 +21,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -29,6 +31,8 @@ from elsa_cli.errors import FrozenChanged, UsageError
 from elsa_cli.training.tensors import bits_of
 
 __all__ = ["FrozenMask"]
+
+Mask = Tensor | NDArray[np.bool_]
 
 
 class _Held:
@@ -38,35 +42,74 @@ class _Held:
     every value, NaN and -0.0 too. What they cost is in docs/step.md.
     """
 
-    def __init__(self, name: str, parameter: nn.Parameter, train: Tensor, keep: Tensor) -> None:
+    def __init__(self, model: nn.Module, name: str, train: Tensor, keep: Tensor) -> None:
         """Zero what is outside `keep` and remember the bits of what is held.
 
         Args:
+            model: The model.
             name: The parameter's name.
-            parameter: The parameter.
             train: Which weights may change, bool, its shape.
             keep: Which weights are not zero, bool, its shape.
         """
         self.name = name
+        owner, _, self._leaf = name.rpartition(".")
+        self._module = model.get_submodule(owner)
+        parameter = self._module._parameters[self._leaf]
+        assert parameter is not None  # named_parameters() has it
         self.parameter = parameter
-        bits = bits_of(parameter)
+        self._dtype = self.parameter.dtype
+        bits = bits_of(self.parameter)
         # -1 has all bits set; laid out in memory as the parameter is
         self.free = torch.empty_like(bits).copy_(train).neg_()
         self.bits = torch.empty_like(bits).copy_(keep & ~train).neg_().bitwise_and_(bits)
         self.restore()
 
+    def _follow(self, now: Tensor) -> None:
+        """Go to the device that a parameter, or its gradient, is on now.
+
+        Raises:
+            FrozenChanged: It has another dtype or shape, in which the held bits mean nothing.
+        """
+        if now.dtype != self._dtype or now.shape != self.free.shape:
+            raise FrozenChanged(
+                f"was {_kind(self._dtype, self.free.shape)} when its weights were frozen and is "
+                f"{_kind(now.dtype, now.shape)} now",
+                tensor=self.name,
+                hint="convert the model first, then make the FrozenMask",
+            )
+        if now.device != self.free.device:
+            self.free, self.bits = self.free.to(now.device), self.bits.to(now.device)
+
+    def _find(self) -> None:
+        """Look whether the parameter is still what was frozen.
+
+        Raises:
+            FrozenChanged: The model has another parameter in its place, or it was converted.
+        """
+        if self._module._parameters.get(self._leaf) is not self.parameter:
+            raise FrozenChanged(
+                "the model has another parameter in place of the one that was frozen",
+                tensor=self.name,
+                hint="make the FrozenMask and the optimizer after `load_state_dict(assign=True)` "
+                "and whatever else replaces parameters",
+            )
+        self._follow(self.parameter)
+
     def clear(self, parameter: Tensor) -> None:
         """Clear the gradient of held weights."""
         # A sparse gradient (of an embedding) has no bits at held positions to clear one by one.
         if parameter.grad is not None and parameter.grad.layout == torch.strided:
+            self._follow(parameter.grad)
             bits_of(parameter.grad).bitwise_and_(self.free)
 
     def restore(self) -> None:
         """Put the bits of held weights back."""
+        self._find()
         bits_of(self.parameter).bitwise_and_(self.free).bitwise_or_(self.bits)
 
     def changed(self) -> int:
         """Return how many held weights are not what they were."""
+        self._find()
         now = bits_of(self.parameter).bitwise_and(~self.free)
         return int(torch.count_nonzero(now != self.bits))
 
@@ -75,9 +118,10 @@ class FrozenMask:
     """Holds weights while a model is trained: some at zero, some at the bits they have now.
 
     Args:
-        model: The model; its parameters may be on any device and of any float dtype.
+        model: The model; its parameters may be on any device and of any float dtype. It may be
+            moved to another device later, but not converted to another dtype.
         masks: For each masked parameter, by name, the weights that are not zero: bool, in the
-            parameter's shape. All others are set to +0.0 and stay there.
+            parameter's shape, of torch or numpy. All others are set to +0.0 and stay there.
         frozen: For each parameter with frozen weights, by name, which weights keep their bits:
             bool, in the parameter's shape, inside the mask if there is one.
 
@@ -87,7 +131,7 @@ class FrozenMask:
     """
 
     def __init__(
-        self, model: nn.Module, masks: Mapping[str, Tensor], frozen: Mapping[str, Tensor]
+        self, model: nn.Module, masks: Mapping[str, Mask], frozen: Mapping[str, Mask]
     ) -> None:
         """Zero what is outside the masks and remember the bits of all held weights."""
         parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -113,7 +157,7 @@ class FrozenMask:
         for name, keep, hold in wanted.values():
             train = keep & ~hold
             if not bool(train.all()):
-                self._held.append(_Held(name, parameters[name], train, keep))
+                self._held.append(_Held(model, name, train, keep))
         self._handles: list[RemovableHandle] = []
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Self:
@@ -141,7 +185,8 @@ class FrozenMask:
         """Assert that every held weight has the bits it had.
 
         Raises:
-            FrozenChanged: One has not; the message names the parameter and how many changed.
+            FrozenChanged: One has not; the message names the parameter and how many changed, or
+                what became of the parameter itself.
         """
         for held in self._held:
             changed = held.changed()
@@ -172,13 +217,18 @@ class FrozenMask:
         self.detach()
 
 
+def _kind(dtype: torch.dtype, shape: torch.Size) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
+
+
 def _mask(
-    given: Mapping[str, Tensor], name: str, parameter: nn.Parameter, *, default: bool
+    given: Mapping[str, Mask], name: str, parameter: nn.Parameter, *, default: bool
 ) -> Tensor:
     """Return a mask on the parameter's device, checked."""
-    mask = given.get(name)
-    if mask is None:
+    found = given.get(name)
+    if found is None:
         return torch.full(parameter.shape, default, dtype=torch.bool, device=parameter.device)
+    mask = found if isinstance(found, Tensor) else _of_numpy(found, name)
     if mask.shape != parameter.shape or mask.dtype != torch.bool:
         raise UsageError(
             f"a mask of {mask.dtype} {list(mask.shape)} does not fit the parameter's "
@@ -187,3 +237,15 @@ def _mask(
             hint="masks are bool and have the parameter's shape",
         )
     return mask.to(parameter.device)
+
+
+def _of_numpy(found: Any, name: str) -> Tensor:
+    """Return an array as a tensor, a copy: it may be read-only or run backwards."""
+    try:
+        return torch.from_numpy(np.array(found, order="C"))
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"a mask cannot be a {type(found).__name__} of that kind",
+            tensor=name,
+            hint="give a tensor or a numpy array of bools",
+        ) from None

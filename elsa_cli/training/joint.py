@@ -48,9 +48,10 @@ class JointStepper(Stepper):
                 parameter.requires_grad_(name not in network.fixed)
         # Tied tensors once, and one mask for all their names.
         own = {id(parameters[n]) for n in ladder.vectors}
-        unique = {id(p): p for p in parameters.values() if p.requires_grad}
-        weights = [p for key, p in unique.items() if key not in own]
-        vectors = [p for key, p in unique.items() if key in own]
+        first = network.canonical()
+        unique = {n: p for n, p in parameters.items() if p.requires_grad and first[n] == n}
+        weights = [p for p in unique.values() if id(p) not in own]
+        vectors = [p for p in unique.values() if id(p) in own]
         self._masked = {
             id(parameters[name]): (parameters[name], owner.to(setup.device))
             for name, owner in ladder.nested.owner.items()
@@ -66,9 +67,8 @@ class JointStepper(Stepper):
             Optimizing(recipe, options, vectors, lr, total)
             for _ in range(self._sets if vectors else 0)
         ]
-        self._parameters = list(unique.values())
-        self._wrap()
-        network.model.train()
+        self._begin(unique)
+        network.train()
 
     def _draw(self, step: int) -> int:
         """Return the stage whose level a step trains; the same in every process."""

@@ -125,7 +125,7 @@ class Ladder:
             network.load({name: value})
             if self.options.freeze:
                 frozen[name] = owner < stage
-        trained = {id(p) for p in self.trainable(stage)}
+        trained = {id(p) for p in self.trainable(stage).values()}
         for parameter in network.parameters.values():
             if parameter.is_floating_point():
                 parameter.requires_grad_(id(parameter) in trained)
@@ -143,10 +143,13 @@ class Ladder:
             return stage == 0 or self.options.norm == "per-level"
         return stage == 0 and name in self.shared
 
-    def trainable(self, stage: int) -> list[nn.Parameter]:
-        """Return the parameters that a stage trains, each once."""
-        parameters = {id(p): p for n, p in self.network.parameters.items() if self.trains(n, stage)}
-        return list(parameters.values())
+    def trainable(self, stage: int) -> dict[str, nn.Parameter]:
+        """Return the parameters that a stage trains, each once, under its first name."""
+        found: dict[int, tuple[str, nn.Parameter]] = {}
+        for name, parameter in self.network.parameters.items():
+            if self.trains(name, stage):
+                found.setdefault(id(parameter), (name, parameter))
+        return dict(found.values())
 
     def leave(self, stage: int) -> None:
         """Store a level that is trained, rounded to the checkpoint's dtypes.

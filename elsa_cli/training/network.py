@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from elsa_cli.errors import Misfit
+from elsa_cli.text import listed
 from elsa_cli.training.tensors import State, dtype_of, master_dtype
 
 __all__ = ["Network"]
@@ -32,6 +33,9 @@ class Network:
             writing into them changes the model. Tied parameters appear under each of their names.
         stored: The dtype of each slot in the checkpoint.
         fixed: Parameters that the recipe does not want trained: without `requires_grad`.
+        resting: Modules by name that the recipe left in evaluation mode, and that stay in it. Of a
+            model that is in it as a whole, as `from_pretrained` gives one, only norms whose
+            parameters are not trained: of the rest nothing says that it is not.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -41,6 +45,19 @@ class Network:
         self.stored = {name: slot.dtype for name, slot in self.slots.items()}
         self._widen()
         self.fixed = {name for name, p in self.parameters.items() if not p.requires_grad}
+        modules = dict(self.model.named_modules())
+        self._whole = not any(module.training for module in modules.values())
+        self.resting = {
+            name: module
+            for name, module in modules.items()
+            if not module.training and (name or not self._whole) and self._rests(module)
+        }
+
+    def _rests(self, module: nn.Module) -> bool:
+        """Tell whether a module in evaluation mode is meant to stay in it."""
+        own = [p.requires_grad for p in module.parameters(recurse=False)]
+        frozen = _has_statistics(module) and bool(own) and not any(own)
+        return frozen or not self._whole
 
     def _slots(self) -> dict[str, Tensor]:
         state = self.model.state_dict(keep_vars=True)
@@ -166,12 +183,40 @@ class Network:
         """Return the buffers, the running statistics of norms among them."""
         return [n for n, slot in self.slots.items() if not isinstance(slot, nn.Parameter)]
 
+    def train(self) -> None:
+        """Put the model into training mode, but for what the recipe left in evaluation mode."""
+        self.model.train()
+        for module in self.resting.values():
+            module.training = False  # this one alone: parts of it may be trained
+
+    def remarks(self) -> list[str]:
+        """Return what the user should know of modes, a line each."""
+        above = {n: n.rpartition(".")[0] for n in self.resting if n}
+        parts = [n for n, parent in above.items() if parent not in above]
+        lines = []
+        if parts:
+            lines.append(
+                f"{listed(parts)} stays in evaluation mode, as build_model() left it: there "
+                "dropout is off, and running statistics stand still"
+            )
+        if self._whole:
+            lines.append(
+                "build_model() leaves the whole model in evaluation mode, which says of no part "
+                "that it is to stay so: it is trained in training mode"
+            )
+        return lines
+
     def norms(self) -> Iterator[nn.Module]:
-        """Yield the layers that keep running statistics."""
+        """Yield the layers that keep running statistics, without those that stay as they are."""
+        resting = {id(module) for module in self.resting.values()}
         for module in self.model.modules():
-            running = getattr(module, "running_mean", None)
-            if isinstance(running, Tensor) and hasattr(module, "reset_running_stats"):
+            if id(module) not in resting and _has_statistics(module):
                 yield module
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    running = getattr(module, "running_mean", None)
+    return isinstance(running, Tensor) and hasattr(module, "reset_running_stats")
 
 
 def _show(name: str, tensor: Tensor) -> str:

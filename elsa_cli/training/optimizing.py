@@ -54,6 +54,7 @@ class Optimizing:
         self._options = options
         self.optimizer = _make(recipe, options, list(parameters), lr)
         self._base = [group["lr"] for group in self.optimizer.param_groups]
+        self._done = 0
         self._schedule: Any = None
         if options.schedule == "recipe":
             recipe.require("schedule")
@@ -79,10 +80,16 @@ class Optimizing:
 
     def after(self) -> None:
         """Let the recipe's schedule go on."""
+        self._done += 1
+        self._advance(1)
+
+    def _advance(self, steps: int) -> None:
+        """Let the recipe's schedule make some steps."""
         if self._schedule is not None:
             with warnings.catch_warnings():  # in the joint phase not all optimizers have had a step
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-                self._schedule.step()
+                for _ in range(steps):
+                    self._schedule.step()
 
     @property
     def lr(self) -> float:
@@ -91,15 +98,25 @@ class Optimizing:
 
     def state(self) -> dict[str, Any]:
         """Return what a save needs."""
-        found = {"optimizer": self.optimizer.state_dict()}
+        found = {
+            "optimizer": self.optimizer.state_dict(),
+            "done": self._done,
+            "total": self._total,
+        }
         if hasattr(self._schedule, "state_dict"):
             found["schedule"] = self._schedule.state_dict()
         return found
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a save."""
+        """Go on from a save; it may be of a run in which this phase has more or fewer steps."""
+        begins = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        if "schedule" in state and self._schedule is not None:
+        self._done = state["done"] * self._total // state["total"]
+        if state["total"] != self._total:  # the old schedule would end too early, or too late
+            for group, lr in zip(self.optimizer.param_groups, begins, strict=True):
+                group["lr"] = lr
+            self._advance(self._done)
+        elif "schedule" in state and self._schedule is not None:
             self._schedule.load_state_dict(state["schedule"])
 
 

@@ -21,7 +21,7 @@ from elsa_cli.errors import InputError, UsageError
 __all__ = ["ENDING", "Saves"]
 
 ENDING = ".resume"
-VERSION = 1
+VERSION = 2
 
 
 class Saves:
@@ -29,13 +29,17 @@ class Saves:
 
     Args:
         output: The output of the run; the save lies beside it.
-        facts: What decides the bits of the result, as text: a save of other facts is refused.
+        facts: What is trained and how, as text: a save of other facts is refused.
+        machine: On what it is trained, as text; bits depend on it, but the training does not.
     """
 
-    def __init__(self, output: str, facts: Mapping[str, str]) -> None:
+    def __init__(
+        self, output: str, facts: Mapping[str, str], machine: Mapping[str, str] | None = None
+    ) -> None:
         """Keep the names."""
         self.path = output + ENDING
         self._facts = dict(facts)
+        self._machine = dict(machine or {})
 
     @property
     def exists(self) -> bool:
@@ -59,7 +63,8 @@ class Saves:
         """
         with OutputFile(self.path, Policy()) as out:
             with out.reporting(), out.stream() as file:
-                whole = {"version": VERSION, "facts": self._facts, **state}
+                ours = {"version": VERSION, "facts": self._facts, "machine": self._machine}
+                whole = {**ours, **state}
                 torch.save(_plain(whole), file)
             out.commit()
 
@@ -79,7 +84,7 @@ class Saves:
                 raise ValueError(f"{damaged} has another checksum")
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             facts, version = state["facts"], state["version"]
-            differ = self._differences(facts) if version == VERSION else []
+            differ = _differences(facts, self._facts) if version == VERSION else []
         except Exception as error:  # whatever damaged bytes make of a pickle
             raise self._damaged(error) from error
         if version != VERSION:
@@ -94,13 +99,12 @@ class Saves:
             )
         return state
 
-    def _differences(self, facts: Mapping[str, str]) -> list[str]:
-        """Return what was otherwise when the save was written."""
+    def elsewhere(self, state: Mapping[str, Any]) -> list[str]:
+        """Return a line if a save was written on something else than this run is trained on."""
+        differ = _differences(state["machine"], self._machine)
         return [
-            f"{name} was {facts.get(name)}, is {self._facts.get(name)}"
-            for name in sorted({*facts, *self._facts})
-            if facts.get(name) != self._facts.get(name)
-        ]
+            f"{'; '.join(differ)}: the bits may not be those of a run without interruption"
+        ] * bool(differ)
 
     def _damaged(self, error: Exception) -> InputError:
         reason = str(error).split("\n")[0][:100]
@@ -123,3 +127,12 @@ def _plain(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_plain(v) for v in value)
     return value
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return what was otherwise when a save was written."""
+    return [
+        f"{name} was {before.get(name)}, is {now.get(name)}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]

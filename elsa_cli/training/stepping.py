@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from elsa_cli.errors import NonFiniteLoss
 from elsa_cli.training.data import to_device
 from elsa_cli.training.distributed import Group, is_peer_error
+from elsa_cli.training.gradients import GradientWatch
 from elsa_cli.training.ladder import Ladder
 from elsa_cli.training.norms import recalibrate
 from elsa_cli.training.optimizing import Optimizing
@@ -48,34 +49,43 @@ class Stepper(ABC):
         """Keep the run."""
         self.setup = setup
         self.network = setup.ladder.network
+        self.watch = GradientWatch({}, ())
         self._phase = phase
         self._model: nn.Module = self.network.model
+        self._parameters: list[nn.Parameter] = []
 
-    def _wrap(self) -> None:
-        """Make the model ready for several processes and for compilation, as asked."""
-        model = self.setup.group.wrap(self.network.model)
-        self._model = torch.compile(model) if self.setup.options.compile else model  # type: ignore[assignment]
+    def _begin(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Make the model ready to train parameters, each given once by name."""
+        model = self.network.model
+        self.setup.group.broadcast((*model.parameters(), *model.buffers()))
+        self._parameters = list(parameters.values())
+        self.watch = GradientWatch(parameters, self.setup.ladder.nested.owner)
+        if self.setup.options.compile:
+            self._model = torch.compile(model)  # type: ignore[assignment]
 
     def _backward(self, batches: Sequence[Any], step: int) -> Tensor:
-        """Add up the gradients of the mean loss of some batches; return that loss."""
+        """Add up the gradients of the mean loss of some batches in each process; return that loss.
+
+        Gradients are averaged over the processes; the loss is this one's.
+        """
         setup = self.setup
         group, seed = setup.group, setup.options.seed
         total = torch.zeros((), device=setup.device)
+        group.broadcast(self.network.model.buffers())  # what each has made of its own batches
         for at, batch in enumerate(batches):
             # By the batch's number among all that make the step, on whichever process it is.
             seed_everything(seed_of(seed, self._phase, "step", step, at * group.size + group.rank))
-            waits = at + 1 < len(batches) and hasattr(self._model, "no_sync")
-            with contextlib.ExitStack() as stack:
-                if waits:  # gradients are averaged once, with the last batch
-                    stack.enter_context(self._model.no_sync())  # type: ignore[operator]
-                with self._autocast():
-                    loss = setup.recipe.loss(self._model, to_device(batch, setup.device))
-                share = loss / len(batches)
+            with self._autocast():
+                loss = setup.recipe.loss(self._model, to_device(batch, setup.device))
+            share = loss / len(batches)
+            if share.requires_grad:  # unless all that is trained is left out of this batch
                 try:
                     share.backward()  # type: ignore[no-untyped-call]
                 except Exception as error:
                     raise setup.recipe.blame("loss, backward", error) from error
             total += share.detach()
+        group.average(self._parameters)
+        self.watch.look()
         return total
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -116,7 +126,7 @@ class Stepper(ABC):
 
     def _share_buffers(self) -> None:
         """Give every process the first one's buffers: each has seen batches of its own."""
-        self.setup.group.broadcast({n: self.network.slots[n] for n in self.network.buffers()})
+        self.setup.group.broadcast(self.network.slots[n] for n in self.network.buffers())
 
     def check_finite(self) -> None:
         """Raise NonFiniteLoss if a weight is not finite, lest that be saved."""
@@ -143,13 +153,14 @@ class StageStepper(Stepper):
         super().__init__(setup, phase)
         self._stage = stage
         self._freeze = setup.ladder.enter(stage)
-        self._parameters = setup.ladder.trainable(stage)
+        parameters = setup.ladder.trainable(stage)
         self._optimizing: Optimizing | None = None
-        if self._parameters and total:
-            self._optimizing = Optimizing(setup.recipe, setup.options, self._parameters, lr, total)
+        if parameters and total:
+            trained = list(parameters.values())
+            self._optimizing = Optimizing(setup.recipe, setup.options, trained, lr, total)
             self._freeze.attach(self._optimizing.optimizer)
-            self._wrap()
-        self.network.model.train()
+            self._begin(parameters)
+        self.network.train()
         if setup.options.norm == "shared" and stage:
             for norm in self.network.norms():
                 norm.eval()  # what the first level has estimated stays

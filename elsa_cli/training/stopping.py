@@ -8,11 +8,16 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-__all__ = ["StopSignals"]
+__all__ = ["SIGNALS", "StopSignals"]
+
+# Ctrl-C; the end of a session; what batch systems send before they end a job.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopSignals(contextlib.AbstractContextManager["StopSignals"]):
-    """Remembers SIGINT and SIGTERM instead of dying from them, while it is entered.
+    """Remembers signals instead of dying from them, while it is entered.
+
+    What is ignored stays ignored, as SIGHUP is under nohup.
 
     Attributes:
         number: The signal that came, or 0.
@@ -35,7 +40,7 @@ class StopSignals(contextlib.AbstractContextManager["StopSignals"]):
     def __enter__(self) -> Self:
         """Take the signals; only the main thread can."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 handler = signal.getsignal(number)
                 if handler not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._hear)

@@ -6,53 +6,34 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from elsa_cli.checkpoint.level import parse_level
-from elsa_cli.errors import Interrupted, NonFiniteLoss, UsageError
+from elsa_cli.errors import Interrupted, NonFiniteLoss
 from elsa_cli.training.data import Place, Stream
 from elsa_cli.training.diagnosis import why_not_finite
+from elsa_cli.training.gradients import EARLY
 from elsa_cli.training.joint import JointStepper
 from elsa_cli.training.ladder import Nested
 from elsa_cli.training.meter import Meter
-from elsa_cli.training.optimizing import DEFAULT_LR, optimizer_name
-from elsa_cli.training.options import each_level
+from elsa_cli.training.planning import plan
 from elsa_cli.training.resume import Saves
 from elsa_cli.training.seeds import seed_everything, seed_of
 from elsa_cli.training.stepping import Setup, StageStepper, Stepper
 from elsa_cli.training.stopping import StopSignals
 from elsa_cli.training.watching import PhaseReport, Tick, Watcher
 
-__all__ = ["DEFAULT_EPOCHS", "JOINT_SHARE", "REFINE", "SAVE_SECONDS", "Phase", "Trainer"]
+__all__ = ["SAVE_SECONDS", "Trainer"]
 
-DEFAULT_EPOCHS = 5.0
-JOINT_SHARE = 0.8  # of the steps, where --joint-epochs does not say
-REFINE = 1 / 3  # of the learning rate: with what levels begin that the joint phase has trained
 SAVE_SECONDS = 600.0  # between saves, where no number of steps is given
 LOOK_EVERY = 10  # steps between looks at the loss on a GPU, which has to be waited for
 
 # Chooses owners anew from the dense weights.
 Reselect = Callable[[Nested], Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One phase: the joint one, or a level's stage.
-
-    Attributes:
-        name: `joint` or the level.
-        stage: Which stage; None for the joint phase.
-        steps: Steps of the optimizer.
-        lr: Learning rate, None for the optimizer's default.
-    """
-
-    name: str
-    stage: int | None
-    steps: int
-    lr: float | None
 
 
 class Trainer:
@@ -81,58 +62,11 @@ class Trainer:
         self._saves = saves
         self._watcher = watcher or Watcher()
         self._reselect = reselect
-        self._per_epoch: int | None = None
-        self.phases = self._plan()
+        self.phases = plan(setup, lambda: self._stream(0).steps())
         self.total = sum(phase.steps for phase in self.phases)
         self._before = [sum(p.steps for p in self.phases[:at]) for at in range(len(self.phases))]
         self._reports: list[PhaseReport] = []
         self._saved_at = time.monotonic()
-
-    def _plan(self) -> list[Phase]:
-        options, stages = self.setup.options, self.setup.ladder.stages
-        if options.steps is not None:
-            steps = [int(n) for n in each_level(options.steps, stages, "steps")]
-        else:
-            epochs = each_level(options.epochs or (DEFAULT_EPOCHS,), stages, "epochs")
-            steps = [self._steps(n) for n in epochs]
-        if options.joint_epochs is None:
-            shares = [round(JOINT_SHARE * n) for n in steps]
-            joint, steps = sum(shares), [n - k for n, k in zip(steps, shares, strict=True)]
-        else:
-            joint = self._steps(options.joint_epochs)
-        rate, rates = self._rates(joint=joint > 0)
-        phases = [
-            Phase(str(level), stage, steps[stage], rates[stage])
-            for stage, level in enumerate(stages)
-        ]
-        return [Phase("joint", None, joint, rate), *phases] if joint else phases
-
-    def _rates(self, *, joint: bool) -> tuple[float | None, list[float | None]]:
-        """Return the learning rates of the joint phase and of the levels."""
-        options, stages = self.setup.options, self.setup.ladder.stages
-        given = options.lr
-        if given is None and optimizer_name(options, self.setup.recipe) != "recipe":
-            given = (DEFAULT_LR[optimizer_name(options, self.setup.recipe)],)
-        if given is None:  # the recipe's own
-            return options.joint_lr, [None] * len(stages)
-        rates: list[float | None] = list(each_level(given, stages, "lr"))
-        rate = max(given) if options.joint_lr is None else options.joint_lr
-        if joint and len(given) == 1:
-            rates = [given[0] * REFINE] * len(stages)
-        return rate, rates
-
-    def _steps(self, epochs: float) -> int:
-        if not epochs:
-            return 0
-        if self._per_epoch is None:
-            self._per_epoch = self._stream(0).steps()
-        if self._per_epoch is None:
-            raise UsageError(
-                "the recipe's train_data has no length, so an epoch cannot be counted",
-                file=self.setup.recipe.path,
-                hint="use --steps",
-            )
-        return max(1, round(epochs * self._per_epoch))
 
     def _stream(self, phase: int) -> Stream:
         setup = self.setup
@@ -152,21 +86,35 @@ class Trainer:
             TrainingError: See its kinds.
             Interrupted: A signal came; what was done is saved.
         """
+        for text in self.setup.ladder.network.remarks():
+            self._watcher.noted(text)
         state = self._saves.read() if self._saves else None
         self.setup.group.barrier()  # nobody writes a save before all have looked for one
-        first, place = 0, Place()
+        first, place, live = 0, Place(), None
         if state:
-            first, place = state["phase"], Place(*state["place"])
+            first, live = state["phase"], state["live"]
+            place = self._place_of(state)
             self._restore(state)
             done = self._done(first, place)
             self._watcher.noted(f"going on from the save at step {done:,} of {self.total:,}")
         with StopSignals() as stop:
+            if state and not state["measured"]:
+                self._measure(first - 1, stop)
             for number in range(first, len(self.phases)):
-                live = state["live"] if state and number == first else None
                 self._run_phase(number, place, live, stop)
-                place = Place()
-                self._save(number + 1, place)
+                self._measure(number, stop)
+                place, live = Place(), None
         return self._reports
+
+    def _place_of(self, state: Mapping[str, Any]) -> Place:
+        """Return where a save goes on: with as many processes it is where it was written."""
+        place, number, live = Place(*state["place"]), state["phase"], state["live"]
+        if live and state["processes"] != self.setup.group.size:
+            place = self._stream(number).moved(place, state["processes"])
+            # An epoch has fewer steps of more processes.
+            place = replace(place, step=place.step * self.phases[number].steps // live["steps"])
+            live["meter"]["last"][:3] = [place.step, place.epoch, place.batch]
+        return place
 
     def _done(self, phase: int, place: Place) -> int:
         return self.total if phase == len(self.phases) else self._before[phase] + place.step
@@ -186,10 +134,13 @@ class Trainer:
         meter = Meter(group, lambda *found: self._tell(number, *found))
         if live is not None:
             stepper.load(live["stepper"])
+            stepper.watch.load(live["missing"])
             meter.load(live["meter"])
         walk = self._stream(number).walk(place, phase.steps) if place.step < phase.steps else ()
         for place, batches in walk:
             meter.add(place, stepper.step(batches, place.step - 1), stepper.lr)
+            if place.step == EARLY:
+                self._judge(number, stepper, EARLY, ended=False)
             due = options.save_every is not None and place.step % options.save_every == 0
             last = place.step == phase.steps
             if not (due or last or self._looks(place) or (stop.asked and group.size == 1)):
@@ -198,15 +149,41 @@ class Trainer:
             stops, saves = meter.fetch(stop.asked, late and group.writes)
             if stops or due or saves:
                 stepper.check_finite()
-                live = {"stepper": stepper.state(), "meter": meter.state()}
-                self._save(number, place, live)
+                self._save(number, place, self._live(number, stepper, meter))
             if stops:
                 raise self._interrupted(stop, number, place)
         meter.close()
+        self._judge(number, stepper, phase.steps, ended=True)
         stepper.finish()
         if phase.stage is None and self._reselect and options.reselect:
             self.setup.ladder.nested.owner.update(self._reselect(self.setup.ladder.nested))
-        self._finished(phase, meter, time.monotonic() - began)
+        network = self.setup.ladder.network
+        group.agree(network.live(network.slots), f"level {phase.name}")
+        self._reports.append(
+            PhaseReport(
+                phase.name,
+                phase.steps,
+                meter.mean,
+                seconds=time.monotonic() - began,
+                without_gradient=tuple(stepper.watch.missing) if phase.steps else (),
+            )
+        )
+
+    def _live(self, number: int, stepper: Stepper, meter: Meter) -> dict[str, Any]:
+        """Return what a save in the middle of a phase needs."""
+        return {
+            "steps": self.phases[number].steps,
+            "stepper": stepper.state(),
+            "missing": stepper.watch.missing,
+            "meter": meter.state(),
+        }
+
+    def _judge(self, number: int, stepper: Stepper, steps: int, *, ended: bool) -> None:
+        """Say what has had no gradient; see GradientWatch."""
+        recipe = self.setup.recipe
+        note = stepper.watch.judge(self._title(number), steps, recipe.path, ended=ended)
+        if note:
+            self._watcher.noted(note)
 
     def _looks(self, place: Place) -> bool:
         """Tell whether losses are looked at after this step: the same in every process."""
@@ -245,23 +222,47 @@ class Trainer:
         phase = self.phases[number]
         return "the joint phase" if phase.stage is None else f"level {phase.name}"
 
-    def _finished(self, phase: Phase, meter: Meter, seconds: float) -> None:
-        """Compare the processes, measure the level, and report it."""
+    def _measure(self, number: int, stop: StopSignals) -> None:
+        """Measure a level that is done, report it, and save; what was trained is saved before."""
         setup, network = self.setup, self.setup.ladder.network
-        setup.group.agree(network.live(network.slots), f"level {phase.name}")
-        metrics: dict[str, float] = {}
-        if phase.stage is not None and setup.recipe.has("evaluate") and setup.group.writes:
-            # What is measured is what is stored, rounded to the checkpoint's dtypes.
-            network.load(setup.ladder.nested.state(setup.ladder.stages[phase.stage]))
-            seed_everything(seed_of(setup.options.seed, "evaluate"))
-            metrics = setup.recipe.evaluate(network.model)
-        setup.group.barrier()
-        report = PhaseReport(phase.name, phase.steps, meter.mean, metrics, seconds)
-        self._reports.append(report)
-        self._watcher.finished(report)
+        stage = self.phases[number].stage
+        if stage is not None and setup.recipe.has("evaluate"):
+            self._save(number + 1, Place(), measured=False)
+            self._stop_here(stop, number + 1)
+            if setup.group.writes:
+                # What is measured is what is stored, rounded to the checkpoint's dtypes.
+                network.load(setup.ladder.nested.state(setup.ladder.stages[stage]))
+                seed_everything(seed_of(setup.options.seed, "evaluate"))
+                metrics = setup.recipe.evaluate(network.model)
+                self._reports[-1] = replace(self._reports[-1], metrics=metrics)
+            setup.group.barrier()
+        self._watcher.finished(self._reports[-1])
+        self._save(number + 1, Place())
+        if number + 1 < len(self.phases):
+            self._stop_here(stop, number + 1)
 
-    def _save(self, phase: int, place: Place, live: Mapping[str, Any] | None = None) -> None:
-        """Write a save, in the first process; `phase` may be past the last one."""
+    def _stop_here(self, stop: StopSignals, phase: int) -> None:
+        """Raise Interrupted if any process was asked to stop: what is done is saved."""
+        asked = torch.tensor([stop.asked], dtype=torch.float64)
+        if self.setup.group.reduce(asked).item():
+            raise self._interrupted(stop, phase, Place())
+
+    def _save(
+        self,
+        phase: int,
+        place: Place,
+        live: Mapping[str, Any] | None = None,
+        *,
+        measured: bool = True,
+    ) -> None:
+        """Write a save, in the first process.
+
+        Args:
+            phase: The phase that comes next or goes on; may be past the last one.
+            place: Where it goes on.
+            live: What is needed in the middle of it.
+            measured: Whether the phase before has been evaluated.
+        """
         self._saved_at = time.monotonic()
         if self._saves is None or not self.setup.group.writes:
             return
@@ -271,6 +272,8 @@ class Trainer:
                 "phase": phase,
                 "place": [place.step, place.epoch, place.batch],
                 "live": live,
+                "measured": measured,
+                "processes": self.setup.group.size,
                 "values": nested.values,
                 "owner": nested.owner,
                 "own": {level.text: own for level, own in nested.own.items()},
@@ -287,6 +290,8 @@ class Trainer:
         nested.own = {parse_level(text): own for text, own in state["own"].items()}
         self._reports = [PhaseReport(**fields) for fields in state["reports"]]
         self._watcher.rewind(state["mark"])
+        for text in self._saves.elsewhere(state) if self._saves else ():
+            self._watcher.noted(text)
         if state["recipe"] != self.setup.recipe.digest:
             self._watcher.noted("the recipe has changed since the save")
 

@@ -49,6 +49,7 @@ class PhaseReport:
         loss: Mean loss of the last epoch, or None without a step.
         metrics: What the recipe's evaluate gave, empty without one.
         seconds: Time it took in this process, without what a resumed run did before.
+        without_gradient: Parameters that it trains and that had no gradient in any step.
     """
 
     phase: str
@@ -56,6 +57,7 @@ class PhaseReport:
     loss: float | None
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    without_gradient: tuple[str, ...] = ()
 
 
 class Watcher:

@@ -64,7 +64,8 @@ BAD_RECIPES = {
     "a graph that is cut": (
         changed("F.cross_entropy(model(points), kind)", "torch.ones(())"),
         1,
-        r"recipe.py: loss, backward: RuntimeError: .*does not require grad",
+        r"recipe.py: no parameter that the joint phase trains got a gradient in any of 20 steps, "
+        r"so nothing was trained; something cuts it off from the loss: ",
     ),
     "no length": (
         changed("    def __len__", "    def length"),

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import random
 import re
+import select
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from elsa_cli import verify
 from tests.commands.forkserver import Server
-from tests.commands.shell import names, one_line
+from tests.commands.shell import names, one_line, sh
 from tests.commands.tiny import write_model
 
 pytest.importorskip("torch")
@@ -66,7 +73,9 @@ def test_a_kill_at_any_moment(
     assert saved >= MOMENTS // 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+)
 def test_a_signal_saves_and_says_how_to_go_on(
     server: Server, tmp_path: Path, whole: tuple[bytes, str, float], number: int
 ) -> None:
@@ -115,3 +124,61 @@ def test_nothing_to_resume_begins_anew(
     done = server.run(*LINE, "--resume", cwd=tmp_path)
     assert done.code == 0
     assert (tmp_path / "out").read_bytes() == whole[0]
+
+
+def test_another_number_of_threads_goes_on_with_a_line(server: Server, tmp_path: Path) -> None:
+    write_model(tmp_path)
+    at = {"STOP_AT": "40", "STOP_BY": str(int(signal.SIGTERM))}
+    stopped = server.run(*LINE, "--threads", "1", cwd=tmp_path, env=at)
+    assert stopped.code == 128 + signal.SIGTERM, stopped.err
+    again = server.run(*LINE, "--threads", "2", "--resume", cwd=tmp_path)
+    assert again.code == 0, again.err
+    lines = again.err.splitlines()
+    assert lines[0] == (
+        "threads was 1, is 2: the bits may not be those of a run without interruption"
+    )
+    assert lines[1] == "going on from the save at step 40 of 72"
+    assert verify(tmp_path / "out").ok
+
+
+def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
+    """As under nohup; the run goes on to its end."""
+    write_model(tmp_path)
+    line = "elsa freeze-train model.elsa.safetensors --recipe recipe.py --steps 2 -o out"
+    at = {"STOP_AT": "1", "STOP_BY": str(int(signal.SIGHUP))}
+    done = sh(f"trap '' HUP; {line}", tmp_path, at)
+    assert done.returncode == 0, done.stderr
+    assert verify(tmp_path / "out").ok
+
+
+def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
+    """What is said then reaches nobody, but the run is saved, and ends with the signal's code."""
+    write_model(tmp_path)
+    master, slave = pty.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "elsa_cli", *LINE],
+        cwd=tmp_path,
+        env={**os.environ, "STOP_AT": "40", "STOP_BY": str(int(signal.SIGSTOP))},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    hang_up = threading.Event()
+    drain = threading.Thread(target=_read, args=(master, hang_up))
+    drain.start()
+    os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)  # in the middle of a step
+    running.send_signal(signal.SIGHUP)
+    hang_up.set()
+    drain.join()
+    running.send_signal(signal.SIGCONT)
+    assert running.wait(60) == 128 + signal.SIGHUP
+    assert (tmp_path / "out.resume").exists()
+
+
+def _read(terminal: int, hang_up: threading.Event) -> None:
+    """Read what comes to a terminal, and close it when that is asked."""
+    while not hang_up.is_set():
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 1 << 16)
+    os.close(terminal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -104,3 +105,35 @@ def test_processes_that_were_not_started_by_a_launcher(tmp_path: Path, server: S
     assert done.code == 1
     assert "the 2 processes do not find each other" in done.err
     assert "torchrun --nproc-per-node" in done.err
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_another_number_of_processes_goes_on(first: int, server: Server, tmp_path: Path) -> None:
+    """From two to one and back: an epoch has then twice the steps, or half of them."""
+    write_model(tmp_path)
+    stops = {"STOP_AT": "11", "STOP_BY": str(int(signal.SIGUSR1))}
+
+    def run(processes: int, *more: str, env: Mapping[str, str] | None = None) -> str:
+        line = ("-o", "out", *more)
+        if processes == 2:
+            return torchrun(*line, cwd=tmp_path, env=env).stderr
+        return server.run(*TRAIN, *line, "--log", "log", cwd=tmp_path, env=env).err
+
+    stopped = run(first, env=stops)
+    steps = {1: 72, 2: 36}[first]  # of the joint phase and the levels
+    assert f"interrupted after 11 of {steps} steps, which are saved in out.resume" in stopped
+    assert not (tmp_path / "out").exists()
+    went_on = run(3 - first, "--resume")
+    done, total = {1: (5, 36), 2: (22, 72)}[first]
+    assert (
+        f"processes was {first}, is {3 - first}: the bits may not be those of a run without "
+        f"interruption\ngoing on from the save at step {done} of {total}\n"
+    ) in went_on
+    assert verify(tmp_path / "out").ok
+    assert not (tmp_path / "out.resume").exists()
+    if first == 1:
+        return
+    epochs = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    ends = [tick for tick in epochs if tick["kind"] == "epoch"]
+    assert all(tick["step"] <= tick["steps"] for tick in ends)
+    assert ends[-1]["done"] == total

@@ -11,6 +11,8 @@ import json
 import os
 import socket
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from elsa_cli.errors import ElsaError, FrozenChanged
-from elsa_cli.training.distributed import Group, is_peer_error, local_rank, world_size
+from elsa_cli.training.distributed import BUCKET, Group, is_peer_error, local_rank, world_size
 from elsa_cli.training.freeze import FrozenMask
 from elsa_cli.training.options import TrainOptions
 from elsa_cli.training.stepping import Setup
@@ -35,7 +37,28 @@ def train_data(*, rank: int = 0, world: int = 1):
 """
 PAST_THE_WRAPPER = """
 def loss(model, batch):
-    return F.cross_entropy(model.module(batch[0]), batch[1])
+    parameters = dict(model.named_parameters())
+    return F.cross_entropy(torch.func.functional_call(model, parameters, batch[0]), batch[1])
+"""
+UNUSED = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inp = nn.Linear(6, 12)
+        self.blocks = nn.ModuleList(nn.Linear(12, 12) for _ in range(4))
+        self.aux = nn.Linear(12, 4)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x):
+        h = torch.tanh(self.inp(x))
+        for block in self.blocks:
+            if not self.training or torch.rand(()) < 0.5:
+                h = h + torch.relu(block(h))
+        return self.head(h)
+
+
+def build_model():
+    return Net()
 """
 
 
@@ -77,26 +100,106 @@ def group_calls(group: Group, rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {"size": group.size, "rank": group.rank, "writes": group.writes}
     found["launcher"] = [world_size(), local_rank()]
     found["sum"] = group.reduce(torch.tensor([1.5, rank], dtype=torch.float64)).tolist()
-    tensors = {"a": torch.tensor([1.0, rank]), "b": torch.tensor([rank])}
+    tensors = [torch.tensor([1.0, rank]), torch.tensor([rank])]
     group.broadcast(tensors)
-    found["of the first"] = [tensors["a"].tolist(), tensors["b"].tolist()]
+    found["of the first"] = [tensor.tolist() for tensor in tensors]
     group.agree({"w": torch.tensor([-0.0])}, "level 0.9")
     try:
         group.agree({"w": torch.tensor([-0.0 if rank else 0.0])}, "level 0.9")
     except FrozenChanged as error:
         found["differ"] = str(error)
     group.barrier()
-    model = nn.Sequential(nn.Linear(2, 2))
-    model.colour = "blue"  # type: ignore[assignment]
-    wrapped: Any = group.wrap(model)
-    found["behind the wrapper"] = wrapped.colour
-    found["missing"] = hasattr(wrapped, "nothing")
-    found["no_sync"] = hasattr(wrapped, "no_sync")
     found["lost"] = str(is_peer_error(RuntimeError("Connection closed by peer [127.0.0.1]")))
+    found["late"] = [
+        f"{type(late).__name__}: {late}"
+        for late in map(
+            is_peer_error,
+            (
+                RuntimeError("Timed out waiting 1800000ms for recv operation to complete"),
+                RuntimeError("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3)"),
+                torch.distributed.DistStoreError("Socket Timeout"),
+            ),
+        )
+    ]
     found["others"] = [
-        str(is_peer_error(other)) for other in (RuntimeError("a bug"), ValueError("socket"))
+        str(is_peer_error(other))
+        for other in (RuntimeError("a bug"), ValueError("socket"), ValueError("timed out"))
     ]
     return found
+
+
+def averages(group: Group, rank: int) -> dict[str, Any]:
+    """Average gradients that the processes have in different ways."""
+
+    def parameter(value: torch.Tensor, grad: torch.Tensor | None) -> nn.Parameter:
+        made = nn.Parameter(value)
+        made.grad = grad
+        return made
+
+    image = torch.ones(1, 2, 2, 2).to(memory_format=torch.channels_last)
+    rows = torch.tensor([[0.0], [1.0], [2.0]]).mul(rank).to_sparse(1)
+    rows = rows if rank else torch.tensor([[0.0], [1.0], [0.0]]).to_sparse(1)
+    some = {
+        "both": parameter(torch.zeros(1, 2), torch.tensor([[2.0 + 2 * rank, 4.0]])),
+        "second": parameter(torch.zeros(1), torch.tensor([4.0]) if rank else None),
+        "none": parameter(torch.zeros(1), None),
+        "double": parameter(torch.zeros(1).double(), torch.tensor([1.0]).double() * rank),
+        "sparse": parameter(torch.zeros(3, 1), rows),
+        "channels last": parameter(image, image * (1 + rank)),
+        "large": parameter(torch.zeros(BUCKET // 4), torch.full((BUCKET // 4,), 1.0 + rank)),
+    }
+    group.average(list(some.values()))
+    found: dict[str, Any] = {}
+    for name, one in some.items():
+        grad = one.grad
+        found[name] = None if grad is None else grad.to_dense().tolist() if name != "large" else 0
+        if name == "channels last":
+            assert grad is not None
+            last = grad.is_contiguous(memory_format=torch.channels_last)
+            found[name] = [last, float(grad.mean())]
+        if name == "large":
+            assert grad is not None
+            found[name] = [float(grad.min()), float(grad.max())]
+    return found
+
+
+def shared_out(group: Group, rank: int) -> list[str]:
+    """Share out a tensor of each kind of dtype."""
+    some = [
+        torch.tensor(bool(rank)),
+        torch.tensor([1.5 + rank]).to(torch.float8_e5m2),
+        torch.tensor([1 + 2j + rank]),
+        torch.tensor([7 + rank], dtype=torch.int16),
+        torch.tensor([]),
+    ]
+    group.broadcast(some)
+    return [
+        str(t.float().item() if t.dtype.itemsize == 1 and t.is_floating_point() else t.item())
+        if t.numel()
+        else "0"
+        for t in some
+    ]
+
+
+def waiting(group: Group, rank: int) -> dict[str, str]:
+    """Let the first one take longer than the others' group waits."""
+    short = torch.distributed.new_group(backend="gloo", timeout=timedelta(milliseconds=300))
+    try:
+        if rank:
+            group._asking(lambda: torch.distributed.barrier(group=short))
+        else:
+            time.sleep(1.5)
+            group._asking(lambda: torch.distributed.barrier(group=short))
+        impatient = "no error"
+    except ElsaError as late:
+        impatient = f"{type(late).__name__}: {late}"
+    torch.distributed.distributed_c10d._set_pg_timeout(
+        timedelta(milliseconds=300), torch.distributed.group.WORLD
+    )
+    if not rank:
+        time.sleep(1.5)  # measures
+    group.barrier()
+    return {"impatient": impatient, "patient": "waited"}
 
 
 class Keep(Watcher):
@@ -105,13 +208,17 @@ class Keep(Watcher):
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.found: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def noted(self, text: str) -> None:
+        self.notes.append(text)
 
     def finished(self, report: PhaseReport) -> None:
         self.found[report.phase] = digest(self.model.state_dict())
 
 
 def training(folder: Path, group: Group, rank: int) -> dict[str, Any]:
-    """Train levels in several ways; the last one has a loss that averages nothing."""
+    """Train levels in several ways."""
     found: dict[str, Any] = {}
     runs: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [
         ("shared out", (MODEL, DATA, LOSS), {}),
@@ -120,6 +227,8 @@ def training(folder: Path, group: Group, rank: int) -> dict[str, Any]:
         ("recalibrate", (MODEL, DATA, LOSS), {"norm": "recalibrate"}),
         ("as one", (PLAIN, DATA, LOSS), {"clip_norm": 0.1}),
         ("past", (MODEL, DATA, PAST_THE_WRAPPER), {}),
+        ("unused", (UNUSED, DATA, LOSS), {"steps": (6,)}),
+        ("unused joint", (UNUSED, DATA, LOSS), {"steps": (6,), "joint_epochs": 2.0}),
     ]
     for name, parts, chosen in runs:
         options = TrainOptions(**{"steps": (3,), "joint_epochs": 0.0, **chosen})
@@ -133,7 +242,13 @@ def training(folder: Path, group: Group, rank: int) -> dict[str, Any]:
             continue
         keep.found.pop("joint", None)
         ends = {str(level): digest(ladder.nested.state(level)) for level in ladder.stages}
-        found[name] = {"kept": keep.found, "ends": ends, "losses": [r.loss for r in reports]}
+        found[name] = {
+            "kept": keep.found,
+            "ends": ends,
+            "losses": [r.loss for r in reports],
+            "without gradient": [r.without_gradient for r in reports],
+            "notes": keep.notes,
+        }
     return found
 
 
@@ -143,7 +258,9 @@ def run(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     group = Group(CPU)
     found = freezing(rank) | {"group": group_calls(group, rank)}
+    found |= {"average": averages(group, rank), "shared": shared_out(group, rank)}
     found["training"] = training(folder, group, rank)
+    found |= waiting(group, rank)
     if rank == 1:
         (folder / "1.json").write_text(json.dumps(found))
         os._exit(0)  # without a word to the other

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pack_sequence
 from elsa_cli.errors import RecipeError
 from elsa_cli.training.data import Place, Stream, to_device
 from elsa_cli.training.recipe import Recipe
-from tests.training.tiny import CPU, GENERATOR, LOSS, MODEL, SHUFFLED, load_recipe
+from tests.training.tiny import CPU, DATA, GENERATOR, LOSS, MODEL, SHUFFLED, load_recipe
 
 SEEN = """
 class Squares(torch.utils.data.Dataset):
@@ -352,3 +352,30 @@ def test_packed_sequences_keep_their_lengths_on_the_cpu() -> None:
     moved = to_device(pack_sequence([torch.ones(3, 2), torch.ones(1, 2)]), META)
     assert moved.data.device.type == "meta"
     assert moved.batch_sizes.tolist() == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "place", "expected"),
+    [
+        (2, 2, Place(3, 1, 6), Place(3, 1, 6)),
+        (2, 1, Place(3, 1, 6), Place(3, 1, 6)),
+        (1, 2, Place(3, 1, 5), Place(3, 1, 4)),
+        (4, 3, Place(3, 0, 8), Place(3, 0, 6)),
+    ],
+)
+def test_a_place_of_another_number_of_processes(
+    before: int, now: int, place: Place, expected: Place, tmp_path: Path
+) -> None:
+    """A batch of a step that is not whole comes again."""
+    stream = Stream(load_recipe(tmp_path, MODEL, DATA, LOSS), 0, 0, 0, now, 1)
+    assert stream.moved(place, before) == expected
+
+
+def test_a_place_in_a_share_of_another_number_of_processes(tmp_path: Path) -> None:
+    share = """
+def train_data(*, rank: int = 0, world: int = 1):
+    return [torch.zeros(1)] * (12 // world)
+"""
+    recipe = load_recipe(tmp_path, MODEL, share, LOSS)
+    assert Stream(recipe, 0, 0, 0, 1, 2).moved(Place(2, 0, 4), 2) == Place(2, 0, 8)
+    assert Stream(recipe, 0, 0, 0, 4, 1).moved(Place(5, 0, 5), 2) == Place(5, 0, 2)

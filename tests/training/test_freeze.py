@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -757,9 +758,115 @@ def test_nan_payloads_are_held() -> None:
     held.check()
 
 
+# What becomes of a model after its weights were frozen.
+
+
+def linear() -> tuple[nn.Linear, Optimizer, FrozenMask, Tensor]:
+    """Return a layer of which every other weight is frozen, and those bits."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4)
+    every_other = (torch.arange(24) % 2 == 0).view(4, 6)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    held = FrozenMask(model, {}, {"weight": every_other}).attach(optimizer)
+    return model, optimizer, held, raw(model.weight)[every_other]
+
+
+CONVERSIONS: dict[str, Callable[[nn.Module], object]] = {
+    "double": lambda model: model.double(),
+    "half": lambda model: model.half(),
+    "bfloat16": lambda model: model.to(torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("way", CONVERSIONS)
+def test_a_model_that_is_converted_is_refused_at_the_next_step(way: str) -> None:
+    model, optimizer, held, _ = linear()
+    CONVERSIONS[way](model)
+    now = str(model.weight.dtype).removeprefix("torch.")
+    message = (
+        rf"^weight: was float32 \[4, 6\] when its weights were frozen and is {now} \[4, 6\] now; "
+        "convert the model first, then make the FrozenMask$"
+    )
+    before = model.weight.detach().clone()
+    with pytest.raises(FrozenChanged, match=message):
+        held.check()
+    with pytest.raises(FrozenChanged, match=message):
+        model(torch.ones(2, 6, dtype=model.weight.dtype)).sum().backward()
+    assert same(model.weight, before)
+    with pytest.raises(FrozenChanged, match=message):
+        optimizer.step()
+
+
+def test_another_shape_is_refused() -> None:
+    model, _, held, _ = linear()
+    model.weight.data = torch.ones(2, 6)
+    with pytest.raises(
+        FrozenChanged, match=r"^weight: was float32 \[4, 6\] .* is float32 \[2, 6\]"
+    ):
+        held.check()
+
+
+REPLACEMENTS: dict[str, Callable[[nn.Module], object]] = {
+    "assign": lambda model: model.load_state_dict(
+        {n: t.clone() for n, t in model.state_dict().items()}, assign=True
+    ),
+    "parameter": lambda model: setattr(model, "weight", nn.Parameter(torch.ones(4, 6))),
+    "parametrization": lambda model: nn.utils.parametrizations.weight_norm(model),
+}
+
+
+@pytest.mark.parametrize("way", REPLACEMENTS)
+def test_a_parameter_that_is_replaced_is_refused_at_the_next_step(way: str) -> None:
+    model, optimizer, held, _ = linear()
+    REPLACEMENTS[way](model)
+    message = "^weight: the model has another parameter in place of the one that was frozen; make"
+    with pytest.raises(FrozenChanged, match=message):
+        held.check()
+    model(torch.ones(2, 6)).sum().backward()
+    with pytest.raises(FrozenChanged, match=message):
+        optimizer.step()
+
+
+def test_a_state_that_is_loaded_into_the_same_parameters_is_held() -> None:
+    """The next step puts the frozen bits back."""
+    model, optimizer, held, bits = linear()
+    model.load_state_dict({"weight": torch.ones(4, 6), "bias": torch.ones(4)})
+    with pytest.raises(FrozenChanged, match=r"^weight: 12 frozen or masked weights changed"):
+        held.check()
+    model(torch.ones(2, 6)).sum().backward()
+    optimizer.step()
+    held.check()
+    assert torch.equal(raw(model.weight).flatten()[::2], bits)
+
+
+def test_a_model_that_goes_to_another_device_is_followed() -> None:
+    """The meta device stands for one: it has no values, but tells whether the masks are there."""
+    _, _, held, _ = linear()
+    parameter = nn.Parameter(torch.ones(4, 6, device="meta"))
+    parameter.grad = torch.ones_like(parameter)
+    for one in held._held:
+        one.clear(parameter)
+        assert {one.free.device.type, one.bits.device.type} == {"meta"}
+
+
+@pytest.mark.parametrize("kind", ["plain", "read-only", "backwards", "fortran"])
+def test_masks_of_numpy(kind: str) -> None:
+    mask = np.arange(24).reshape(4, 6) % 3 == 0
+    given = {
+        "plain": mask,
+        "read-only": np.frombuffer(mask.tobytes(), bool).reshape(4, 6),
+        "backwards": mask[::-1].copy()[::-1],
+        "fortran": np.asfortranarray(mask),
+    }[kind]
+    model = nn.Linear(6, 4)
+    before = raw(model.weight)
+    FrozenMask(model, {"weight": given}, {"weight": given}).check()
+    assert torch.equal(raw(model.weight), before * torch.from_numpy(mask))
+
+
 # What is refused.
 
-WRONG: list[tuple[str, Mapping[str, Tensor], Mapping[str, Tensor], str]] = [
+WRONG: list[tuple[str, Mapping[str, Any], Mapping[str, Any], str]] = [
     ("name", {"nix": torch.ones(1).bool()}, {}, "^nix: the model has no such parameter"),
     ("frozen-name", {}, {"nix": torch.ones(1).bool()}, "^nix: the model has no such parameter"),
     ("buffer", {}, {"norm.running_mean": torch.ones(4).bool()}, "no such parameter"),
@@ -777,6 +884,25 @@ WRONG: list[tuple[str, Mapping[str, Tensor], Mapping[str, Tensor], str]] = [
         r"^head.weight: a mask of torch.float32 \[3, 16\] does not fit .*masks are bool",
     ),
     ("integers", {}, {"head.bias": torch.ones(3, dtype=torch.uint8)}, "a mask of torch.uint8"),
+    ("numpy", {"head.bias": np.ones(3, np.int8)}, {}, r"^head.bias: a mask of torch.int8 \[3\]"),
+    (
+        "numpy-shape",
+        {"head.bias": np.ones((3, 1), bool)},
+        {},
+        r"a mask of torch.bool \[3, 1\] does",
+    ),
+    (
+        "objects",
+        {"head.bias": [True, None, "x"]},
+        {},
+        "^head.bias: a mask cannot be a list of that",
+    ),
+    (
+        "ragged",
+        {"head.bias": [[True], []]},
+        {},
+        "^head.bias: a mask cannot be a list of that kind;",
+    ),
     (
         "outside",
         {"head.bias": torch.tensor([True, False, True])},
@@ -802,7 +928,7 @@ WRONG: list[tuple[str, Mapping[str, Tensor], Mapping[str, Tensor], str]] = [
     ("masks", "frozen", "message"), [w[1:] for w in WRONG], ids=[w[0] for w in WRONG]
 )
 def test_what_is_refused_leaves_the_model_as_it_was(
-    masks: Mapping[str, Tensor], frozen: Mapping[str, Tensor], message: str
+    masks: Mapping[str, Any], frozen: Mapping[str, Any], message: str
 ) -> None:
     model = net()
     before = state(model)

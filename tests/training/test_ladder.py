@@ -161,7 +161,9 @@ def test_what_is_trained(norm: str) -> None:
         found.enter(stage)
         parameters = dict(found.network.model.named_parameters())
         assert {n for n, p in parameters.items() if p.requires_grad} == set(wanted)
-        assert {id(p) for p in found.trainable(stage)} == {id(parameters[n]) for n in wanted}
+        assert {id(p) for p in found.trainable(stage).values()} == {
+            id(parameters[n]) for n in wanted
+        }
         found.leave(stage)
 
 
@@ -171,7 +173,7 @@ def test_an_empty_shell_is_not_trained() -> None:
     owner[owner == 1] = 0
     found.enter(1)
     assert not found.network.model.get_parameter("0.weight").requires_grad
-    assert [p.shape for p in found.trainable(1)] == [(4, 2, 3, 3)]
+    assert [p.shape for p in found.trainable(1).values()] == [(4, 2, 3, 3)]
 
 
 def test_what_the_checkpoint_lacks_takes_no_part() -> None:
@@ -493,7 +495,7 @@ def test_tied_weights_are_trained_once(without: tuple[str, ...], tmp_path: Path)
         found.enter(stage)
         weight = found.network.model.get_parameter("a.weight")
         assert weight.requires_grad, stage
-        assert sum(p is weight for p in found.trainable(stage)) == 1
+        assert sum(p is weight for p in found.trainable(stage).values()) == 1
         with torch.no_grad():
             owner = next(o for n, o in found.nested.owner.items() if n in ("a.weight", "b.weight"))
             weight[owner == stage] += 1

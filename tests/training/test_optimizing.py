@@ -201,3 +201,35 @@ def test_going_on_from_a_state(
     optimizing.load(state)
     assert steps(second, optimizing, at, STEPS) == rates[at:]
     assert_same(second.state_dict(), whole.state_dict())
+
+
+@pytest.mark.parametrize("total", [4, 8, 16])
+def test_a_schedule_of_more_or_fewer_steps_goes_on_at_its_place(total: int, tmp_path: Path) -> None:
+    """As with another number of processes; one that went on as it was would end too early."""
+    own = """
+def optimizer(params):
+    return torch.optim.SGD(params, lr=0.1, momentum=0.9)
+
+
+def schedule(optimizer, steps):
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=steps + 1)
+"""
+    recipe = load_recipe(tmp_path, *WHOLE, own)
+    options = TrainOptions(optimizer="recipe", schedule="recipe")
+
+    def optimizing(steps: int) -> Optimizing:
+        return Optimizing(recipe, options, [nn.Parameter(torch.ones(2))], None, steps)
+
+    first = optimizing(8)
+    for _ in range(4):
+        first.after()
+    second = optimizing(total)
+    second.load(first.state())
+    wanted = optimizing(total)
+    for _ in range(total // 2):
+        wanted.after()
+    assert second.lr == wanted.lr
+    for _ in range(total - total // 2):
+        second.after()
+        wanted.after()
+        assert second.lr == wanted.lr

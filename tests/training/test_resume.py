@@ -106,6 +106,23 @@ def test_each_fact_counts(name: str, tmp_path: Path) -> None:
         Saves(str(tmp_path / "out.safetensors"), {**FACTS, name: "other"}).read()
 
 
+def test_another_machine_is_told_and_no_matter(tmp_path: Path) -> None:
+    here = {"processes": "2", "device": "cuda", "threads": "8"}
+    output = str(tmp_path / "out.safetensors")
+    Saves(output, FACTS, here).write(state())
+    same_place = Saves(output, FACTS, here)
+    found = same_place.read()
+    assert found is not None
+    assert same_place.elsewhere(found) == []
+    elsewhere = Saves(output, FACTS, {**here, "processes": "1", "device": "cpu"})
+    found = elsewhere.read()
+    assert found is not None
+    assert elsewhere.elsewhere(found) == [
+        "device was cuda, is cpu; processes was 2, is 1: the bits may not be those of a run "
+        "without interruption"
+    ]
+
+
 def test_a_save_of_another_version(tmp_path: Path) -> None:
     saves = saved(tmp_path)
     torch.save({"version": VERSION + 1, "facts": FACTS}, saves.path)

@@ -11,7 +11,7 @@ import pytest
 
 from elsa_cli.training.stopping import StopSignals
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
 
 class Ended(Exception):
@@ -57,12 +57,13 @@ def test_signals_are_given_back_after_an_error() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_what_was_ignored_stays_ignored() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup, or in the background
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_was_ignored_stays_ignored(number: int) -> None:
+    signal.signal(number, signal.SIG_IGN)  # as under nohup, or in the background
     with StopSignals() as stop:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         assert not stop.asked
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(number) is signal.SIG_IGN
 
 
 def test_another_thread_takes_no_signals() -> None:

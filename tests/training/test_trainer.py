@@ -26,9 +26,10 @@ from elsa_cli.errors import (
 from elsa_cli.training.freeze import FrozenMask
 from elsa_cli.training.meter import Meter
 from elsa_cli.training.options import TrainOptions
+from elsa_cli.training.planning import Phase
 from elsa_cli.training.resume import Saves
 from elsa_cli.training.stepping import Setup
-from elsa_cli.training.trainer import SAVE_SECONDS, Phase, Trainer
+from elsa_cli.training.trainer import SAVE_SECONDS, Trainer
 from elsa_cli.training.watching import PhaseReport, Tick, Watcher
 from tests.training.tiny import (
     DATA,
@@ -302,7 +303,8 @@ def test_from_every_save_it_ends_with_the_same_bits(run: str, tmp_path: Path) ->
     saves = Copies(str(tmp_path / "out"), {})
     whole, kept, reports = train(tmp_path, *parts, saves=saves, **more)
     joint = kept.reports[0].steps if kept.reports[0].phase == "joint" else 0
-    assert len(saves.copies) == joint + 2 * 3 + len(reports)
+    # Each step, each phase, and each level before it is measured.
+    assert len(saves.copies) == joint + 2 * 3 + len(reports) + 2
     assert len(kept.ticks) == joint + 2 * 3
     for number, copy in enumerate(saves.copies):
         os.replace(copy, saves.path)
@@ -469,9 +471,71 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_backward_pass_is_the_recipe_s(tmp_path: Path) -> None:
-    text = "def loss(model, batch):\n    return torch.ones(())\n"
-    with pytest.raises(RecipeError, match=r"recipe.py: loss, backward: RuntimeError: element 0"):
+    text = """
+class Wrong(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise ValueError("no way back")
+
+
+def loss(model, batch):
+    return Wrong.apply(model(batch[0]))
+"""
+    with pytest.raises(RecipeError, match=r"recipe.py:\d+: loss, backward: ValueError: no way"):
         train(tmp_path, MODEL, DATA, text, **SGD)
+
+
+def test_a_level_is_saved_before_it_is_measured(tmp_path: Path) -> None:
+    """What evaluate raises costs no training: the level is measured again, not trained again."""
+    broken = "def evaluate(model):\n    raise ValueError('no data to measure on')\n"
+    saves = Saves(str(tmp_path / "out"), {})
+    with pytest.raises(RecipeError, match="no data to measure on"):
+        train(tmp_path, *WHOLE, broken, saves=saves, **SGD)
+    again, keep, reports = train(tmp_path, *WHOLE, EVALUATE, saves=saves, **SGD)
+    whole, kept, wanted = train(tmp_path, *WHOLE, EVALUATE, **SGD)
+    assert_same(result(again), result(whole))
+    assert [t.phase for t in keep.ticks] == ["0.5"] * 3 + ["dense"] * 3
+    assert [{**vars(r), "seconds": 0} for r in reports] == [
+        {**vars(r), "seconds": 0} for r in wanted
+    ]
+    assert [r.phase for r in keep.reports] == [r.phase for r in kept.reports]
+    assert keep.notes == [
+        "the recipe has changed since the save",
+        "going on from the save at step 3 of 9",
+    ]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_signal_between_levels_is_heard(last: bool, tmp_path: Path) -> None:
+    """Where a level has no steps, and where one is measured; only at the very end it is done."""
+    calls = 3 if last else 1
+    measuring = f"""
+measured = 0
+
+
+def evaluate(model):
+    global measured
+    measured += 1
+    if measured == {calls}:
+        import signal
+        signal.raise_signal(signal.SIGUSR1)
+    return 1.0
+"""
+    saves = Saves(str(tmp_path / "out"), {})
+    if last:
+        _, _, reports = train(tmp_path, *WHOLE, measuring, saves=saves, steps=(0,))
+        assert len(reports) == 3
+        return
+    with pytest.raises(Interrupted) as caught:
+        train(tmp_path, *WHOLE, measuring, saves=saves, steps=(0,))
+    assert caught.value.exit_code == 128 + signal.SIGUSR1
+    state = saves.read()
+    assert state is not None
+    assert (state["phase"], state["measured"], len(state["reports"])) == (1, True, 1)
 
 
 def test_a_damaged_save_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
