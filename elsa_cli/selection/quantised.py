@@ -84,7 +84,7 @@ FORMATS = (
     Format("8-bit integers", WEIGHT, BYTES, (r".*(?:scale|absmax).*",)),
     Format("packed integers", WEIGHT, INTEGERS, (r".*(?:scale|zero|absmax|codebook|lut).*",)),
     Format("4- or 6-bit floats", r".*", PACKED, (r".*scale.*",)),
-    Format("integers under the name of a weight", WEIGHT, INTEGERS, matrix=True),
+    Format("integers under the name of a projection", r"(?:.*_)?proj", INTEGERS, matrix=True),
 )
 
 

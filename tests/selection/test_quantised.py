@@ -214,7 +214,7 @@ CASES: list[tuple[str, set[str], Entries]] = [
         {"weight_6"},
         {"weight_6": ("F6_E2M3", (64, 64)), "s_scale": ("F8_E8M0", (64, 2))},
     ),
-    ("integers under the name of a weight", {"down_proj"}, {"down_proj": ("U8", (2, 32, 8))}),
+    ("integers under the name of a projection", {"down_proj"}, {"down_proj": ("U8", (2, 32, 8))}),
 ]
 CASE_IDS = [f"{at}-{case[0]}" for at, case in enumerate(CASES)]
 
@@ -283,6 +283,9 @@ def test_no_plain_checkpoint_is_quantised(dtype: str) -> None:
         {"attn.k_scale": ("F32", (1,)), "attn.k_proj.weight": ("BF16", (8, 8))},
         {"loss.class_weight": ("I64", (10,)), "fc.weight": ("F32", (10, 8))},
         {"tree.indices": ("I64", (10, 2)), "tree.children": ("I64", (10, 2))},
+        # Nothing stands beside it that could be a scale.
+        {"counts.weight": ("I64", (4, 4)), "flags.weight": ("U8", (4, 4))},
+        {"spam.proj": ("I64", (4,)), "fc.weight": ("F32", (4, 4))},
         {"b": ("I32", (4,)), "a": ("F32", (4, 4))},
     ],
 )
