@@ -149,7 +149,7 @@ def test_the_classes_of_a_config(
     choice = chosen(field, config, installed)
     roles = {name.removeprefix("tiny."): role for name, role in choice.roles.items()}
     if "final.weight" in roles:
-        assert roles.pop("final.weight") == ("head" if source == "TinyForCausalLM" else "weight")
+        assert roles.pop("final.weight") == "head"
     assert roles == CLASSES
     assert choice.json["told_by"] == f"the classes of {source}"
     assert field.manifest()["method"]["roles"]["told_by"] == f"the classes of {source}"

@@ -243,7 +243,7 @@ def test_the_report_and_the_manifest(field: Field) -> None:
         "dtype": "F32",
         "numel": 4096,
         "role": "constant",
-        "reason": "attention masks: GPT-2, nanoGPT, Swin, Reformer, MinGPT",
+        "reason": "its name: attention masks: GPT-2, nanoGPT, Swin, Reformer, MinGPT",
     }
     method = field.manifest()["method"]
     assert method["roles"] == {"rules": 2, "told_by": "names"}

@@ -28,7 +28,7 @@ COUNTED = ("preadv", "pwrite", "copy_file_range")
 KINDS: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {
     "even": (("F32", (8, 8)),),
     "odd": (("F32", (3, 3)),),
-    "mixed": (("F32", (3, 5)), ("BF16", (5, 3)), ("F8_E4M3FNUZ", (7, 1)), ("F64", (2, 4))),
+    "mixed": (("F32", (3, 5)), ("BF16", (5, 3)), ("F8_E4M3FNUZ", (7, 3)), ("F64", (2, 4))),
     "biases": (("F16", (4, 5)), ("F16", (5,))),
 }
 
