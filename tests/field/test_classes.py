@@ -130,7 +130,7 @@ def test_the_class_wins(field: Field) -> None:
     assert choice.pruned == PRUNED
     assert choice.dims == {name: ROLES[name][1] for name in PRUNED}
     assert choice.reasons["my.weight"] == "its module: MyNorm"
-    assert choice.reasons["weight2"] == "buffer of Net"
+    assert choice.reasons["weight2"] == "its module: buffer of Net"
     assert choice.json["told_by"] == "the recipe's model"
     assert "roles were told by the recipe's model" in choice.err.splitlines()
     assert choice.warned == []
