@@ -236,7 +236,7 @@ def _holds(test: Test, t: TensorInfo, name: Name, siblings: Siblings, rows: froz
         case Test.TALL:
             return first > last
         case Test.VAST:
-            return first >= max(30_000, 16 * last)
+            return last >= 256 and first >= max(50_000, 16 * last)
         case Test.NEAR_ROOT:
             return len(name.above) <= 1
 

@@ -42,7 +42,7 @@ class Test(Enum):
     VOCABULARY = "as many rows as an embedding, and more rows than columns"
     TO_VOCABULARY = "as many columns as an embedding has rows, and more columns than rows"
     TALL = "more rows than columns"
-    VAST = "30,000 rows or more, and sixteen times as many as columns"
+    VAST = "50,000 rows or more, 256 columns or more, and sixteen times as many rows as columns"
     NEAR_ROOT = "one segment above its module at most"
 
 
