@@ -11,7 +11,6 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NoReturn
 
 from elsa_cli.checkpoint.dtypes import DTYPES, DType
@@ -43,7 +42,7 @@ class TensorInfo:
     begin: int
     end: int
 
-    @cached_property
+    @property
     def numel(self) -> int:
         """Number of elements; 1 for a 0-d tensor."""
         return math.prod(self.shape)

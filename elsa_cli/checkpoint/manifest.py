@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from elsa_cli.checkpoint.bitmask import is_coded_text
@@ -43,7 +42,7 @@ class Entry:
     digest: str
     coded: tuple[int, ...] = ()
 
-    @cached_property
+    @property
     def numel(self) -> int:
         """Number of weights."""
         return math.prod(self.shape)
@@ -153,7 +152,14 @@ class Manifest:
         A header as long as this one's can be reserved before the masks are known.
         """
         tensors = tuple(
-            replace(t, kept=(t.numel,) * len(self.levels), digest="0" * DIGEST_DIGITS)
+            Entry(
+                t.name,
+                t.dtype,
+                t.shape,
+                (t.numel,) * len(self.levels),
+                "0" * DIGEST_DIGITS,
+                t.coded,
+            )
             for t in self.tensors
         )
         digests = ("0" * DIGEST_DIGITS,) * len(self.levels)

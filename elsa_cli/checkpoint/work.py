@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -24,12 +24,25 @@ __all__ = [
     "no_progress",
     "run",
     "spans",
+    "threads_for",
 ]
 
 # Elements and bytes a piece, at most. Small enough that a piece stays in cache, large enough that
 # threads rarely meet at the interpreter's lock, which they pass between two steps on arrays.
 CHUNK = 1 << 20
 CHUNK_BYTES = 1 << 21
+FEW = 1 << 14  # weights of a tensor, on average, for which a second thread is worth it
+AHEAD = 1 << 19  # bytes read at once where reads are small
+
+
+class Readable(Protocol):
+    """What can be read ahead: a file's data."""
+
+    available: int
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer from an offset of the data."""
+
 
 Item = TypeVar("Item")
 State = TypeVar("State")
@@ -57,12 +70,42 @@ def default_threads() -> int:
         return 2
 
 
+def threads_for(threads: int, sizes: Collection[int]) -> int:
+    """Return how many of some threads are worth their while.
+
+    One, where tensors are so small on average that threads would wait for the interpreter's lock
+    more than they would work.
+
+    Args:
+        threads: How many there may be.
+        sizes: The weights of each tensor.
+    """
+    return threads if sum(sizes) >= FEW * len(sizes) else 1
+
+
 class Scratch:
     """Buffers of one thread, allocated once: the first touch of fresh memory is slow."""
 
     def __init__(self) -> None:
         """Begin with no buffer."""
         self._buffers: dict[str, NDArray[np.uint8]] = {}
+        self._ahead: tuple[int, int, int] = (0, 0, 0)  # of which file, from where, to where
+
+    def read_ahead(self, file: Readable, offset: int, view: memoryview) -> None:
+        """Fill `view` with the bytes at `offset` of the data of a file.
+
+        Small reads that follow one another are served from one larger one.
+        """
+        size = len(view)
+        if size * 8 > AHEAD:
+            file.read_into(offset, view)
+            return
+        key, begin, end = self._ahead
+        if key != id(file) or not begin <= offset or offset + size > end:
+            begin, end = offset, min(offset + AHEAD, file.available)
+            file.read_into(begin, self.array("ahead", end - begin, np.uint8).data)
+            self._ahead = (id(file), begin, end)
+        view[:] = self._buffers["ahead"].data[offset - begin : offset - begin + size]
 
     def array(self, use: str, size: int, dtype: Any) -> NDArray[Any]:
         """Return an array of `size` elements with arbitrary content, the same for the same use."""

@@ -19,7 +19,14 @@ from elsa_cli.checkpoint.manifest import Entry, Manifest
 from elsa_cli.checkpoint.nesting import PLACEMENTS, NestedWriter
 from elsa_cli.checkpoint.opening import open_plain
 from elsa_cli.checkpoint.output import OutputFile, Policy
-from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run
+from elsa_cli.checkpoint.work import (
+    Progress,
+    Scratch,
+    default_threads,
+    no_progress,
+    run,
+    threads_for,
+)
 from elsa_cli.errors import NothingToDo, UsageError
 from elsa_cli.operations.architecture import classes_beside
 from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role, left_rows, method_of
@@ -257,8 +264,8 @@ class _Job:
         manifest = replace(
             self.draft,
             tensors=tuple(
-                replace(t, kept=tuple(map(int, row)), digest=digest)
-                for t, row, digest in zip(self.draft.tensors, kept, digests, strict=True)
+                Entry(t.name, t.dtype, t.shape, tuple(row), digest)
+                for t, row, digest in zip(self.draft.tensors, kept.tolist(), digests, strict=True)
             ),
         )
         if dry_run:
@@ -281,8 +288,9 @@ class _Job:
                 writer.put_mask(k, at, piece.start, packed)
             self.progress(piece.count * piece.tensor.dtype.itemsize)
 
+        threads = threads_for(self.threads, [t.numel for t in self.tensors])
         states = run(
-            self.choice.pieces(), work, lambda: (np.zeros(shape, np.int64), Scratch()), self.threads
+            self.choice.pieces(), work, lambda: (np.zeros(shape, np.int64), Scratch()), threads
         )
         total: NDArray[np.int64] = np.sum([kept for kept, _ in states], axis=0)
         return total

@@ -9,7 +9,7 @@ from elsa_cli.checkpoint.bitmask import Bools
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.checkpoint.dtypes import Bits
 from elsa_cli.checkpoint.level import Level
-from elsa_cli.checkpoint.work import Progress, Scratch, chunk_of, no_progress, run
+from elsa_cli.checkpoint.work import Progress, Scratch, chunk_of, no_progress, run, threads_for
 from elsa_cli.errors import UsageError
 from elsa_cli.selection.density import DISTRIBUTIONS, layer_counts
 from elsa_cli.selection.eligible import Eligible
@@ -229,17 +229,19 @@ def choose(
     layers = list(zip(tensors, zip(*counts, strict=True), strict=True))
     found: list[_Part | None] = [None] * len(layers)
 
-    def cut(at: int, inner_threads: int) -> None:
+    def cut(at: int, inner_threads: int, scratch: Scratch) -> None:
         t, kept = layers[at]
         scan = scan_of([t])
         _protect(scan, traits.rows, levels, kept)
-        found[at] = _Part(scan, cuts(scan, kept, inner_threads, progress))
+        found[at] = _Part(scan, cuts(scan, kept, inner_threads, progress, scratch))
 
     # Large layers one after the other, each on all threads; small ones side by side.
     small = [at for at, (t, _) in enumerate(layers) if t.numel < SAMPLE_FROM]
     for at in sorted({*range(len(layers))} - {*small}):
-        cut(at, threads)
-    run(small, lambda at, _: cut(at, 1), lambda: None, threads)
+        cut(at, threads, Scratch())
+    sizes = [layers[at][0].numel for at in small]
+    few = threads_for(threads, sizes)
+    run(small, lambda at, scratch: cut(at, 1, scratch), Scratch, few)
     return Choice([part for part in found if part is not None])
 
 

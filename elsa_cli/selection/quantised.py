@@ -29,6 +29,7 @@ OF_ACTIVATIONS = re.compile(
     r".*(?:input|act|output|in_scale|out_scale|[kqv]_scale|kv_|cache|smooth|pre_quant|layer|log"
     r"|attn|softmax|prob|zero|bias).*"
 )
+ODD = re.compile(r"absmax|(?:^|\.)w_q$", re.IGNORECASE)
 SCALE = re.compile(r".*scale.*")
 INNER = r"weight|(?:.*_)?centroids"  # what looks like a module and is a part of a weight
 PLAIN = re.compile(rf"(?!.*centroids)(?:{WEIGHT}|(?:.*_)?bias)")
@@ -142,6 +143,8 @@ def _modules(siblings: Siblings) -> Iterator[dict[str, TensorInfo]]:
     What belongs to a tensor by its name counts to the module of that tensor: beside `fc.weight`
     stands `fc.weight.absmax` as `weight.absmax`.
     """
+    if not any(_odd(name, t) for name, t in siblings.by_name.items()):
+        return
     modules: dict[str, dict[str, TensorInfo]] = {}
     for owner, tensors in siblings.owned.items():
         module = owner
@@ -155,10 +158,13 @@ def _modules(siblings: Siblings) -> Iterator[dict[str, TensorInfo]]:
             key = f"{inner}.{last}" if module != owner else last
             modules.setdefault(module, {})[key.lower()] = t
     for beside in modules.values():
-        if any(t.dtype.name not in ("F64", "F32", "F16", "BF16") for t in beside.values()) or any(
-            "absmax" in last or last == "w_q" for last in beside
-        ):
+        if any(_odd(last, t) for last, t in beside.items()):
             yield beside
+
+
+def _odd(name: str, t: TensorInfo) -> bool:
+    """Tell whether a tensor can be of a quantised module: floats are, where codes are packed so."""
+    return t.dtype.name not in ("F64", "F32", "F16", "BF16") or ODD.search(name) is not None
 
 
 def _format_of(last: str, t: TensorInfo, beside: Mapping[str, TensorInfo]) -> str | None:

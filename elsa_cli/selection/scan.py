@@ -154,7 +154,7 @@ class Scan:
         dtype = piece.tensor.dtype
         bits: Bits = scratch.array("bits", piece.count, dtype.unsigned)
         offset = piece.tensor.begin + piece.start * dtype.itemsize
-        self.container.read_into(offset, bits.view(np.uint8).data)
+        scratch.read_ahead(self.container, offset, bits.view(np.uint8).data)
         return bits
 
     def keys(self, piece: Piece, scratch: Scratch) -> Bits:

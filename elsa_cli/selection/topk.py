@@ -50,6 +50,7 @@ def cuts(
     wanted: Sequence[int],
     threads: int,
     progress: Progress = no_progress,
+    scratch: Scratch | None = None,
 ) -> list[Cut]:
     """Return a cut for each number of weights to keep.
 
@@ -58,9 +59,10 @@ def cuts(
         wanted: How many to keep, each from 0 to all.
         threads: Number of threads; the result does not depend on it.
         progress: Told of the bytes read.
+        scratch: Buffers of this thread, for few weights.
     """
     if scan.numel < SAMPLE_FROM:
-        return _direct(scan, wanted, progress)
+        return _direct(scan, wanted, progress, scratch or Scratch())
     top = _largest_key(scan)
     brackets = _guess(scan, wanted, top, threads)
     for b in brackets:
@@ -75,13 +77,12 @@ def cuts(
     return [b.cut for b in brackets if b.cut is not None]
 
 
-def _direct(scan: Scan, wanted: Sequence[int], progress: Progress) -> list[Cut]:
+def _direct(scan: Scan, wanted: Sequence[int], progress: Progress, scratch: Scratch) -> list[Cut]:
     """Return the cuts of so few weights that all their keys can be held at once.
 
     Example: of the keys 7 3 3 1 three are wanted. The third largest is 3, one key is above it, so
     two of the tied ones are kept: the cut is (3, the second largest hash among them).
     """
-    scratch = Scratch()
     parts, positions = [], []
     for piece in scan.pieces():
         parts.append(scan.keys(piece, scratch).copy())
