@@ -45,6 +45,7 @@ class Format:
         dtypes: Dtypes that the codes can have; none for any.
         beside: Patterns of other tensors of the module; one of each has to be there.
         matrix: Whether the codes have two or more dimensions other than 1.
+        columns: Whether the codes have as many columns as the scales, being packed along the rows.
     """
 
     name: str
@@ -52,12 +53,15 @@ class Format:
     dtypes: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     matrix: bool = False
+    columns: bool = False
 
 
 # The first format that fits names the codes; the last lines catch what has no name here.
 FORMATS = (
     Format("SVDQuant", r"qweight", INTEGERS, (r"wscales|smooth.*",)),
     Format("GPTQ", r"qweight", INTEGERS, (r"g_idx",)),
+    # GPTQ packs along the inputs, (in / 8, out); AWQ along the outputs, (in, out / 8).
+    Format("GPTQ", r"qweight", INTEGERS, (r"scales?",), columns=True),
     Format("AWQ", r"qweight", INTEGERS, (r"qzeros|scaled_zeros|zeros?",)),
     Format("EETQ", r"q?weight", BYTES, (r"weight_scales",)),
     Format("SqueezeLLM", r"qweight", INTEGERS, (r"lookup_table",)),
@@ -172,6 +176,7 @@ def _format_of(last: str, t: TensorInfo, beside: Mapping[str, TensorInfo]) -> st
         if (
             (not form.dtypes or t.dtype.name in form.dtypes)
             and (not form.matrix or len(real_dims(t.shape)) >= 2)
+            and (not form.columns or _same_columns(t, beside))
             and re.fullmatch(form.codes, last)
             and all(
                 any(re.fullmatch(pattern, other) for other in beside if other != last)
@@ -180,6 +185,11 @@ def _format_of(last: str, t: TensorInfo, beside: Mapping[str, TensorInfo]) -> st
         ):
             return form.name
     return None
+
+
+def _same_columns(t: TensorInfo, beside: Mapping[str, TensorInfo]) -> bool:
+    scales = beside.get("scales", beside.get("scale"))
+    return scales is not None and t.shape[-1:] == scales.shape[-1:]
 
 
 def _scales_of(beside: Mapping[str, TensorInfo]) -> dict[str, list[TensorInfo]]:

@@ -33,16 +33,11 @@ def codes(*shape: int, dtype: torch.dtype = torch.float8_e4m3fn) -> Tensor:
 
 # By the format's name: the tensors of a module, the codes first.
 FORMATS: dict[str, State] = {
-    "GPTQ or AWQ": {  # A3
+    "GPTQ": {  # A3
         "qweight": torch.zeros(16, 256, dtype=torch.int32),
         "scales": uniform(1, 256),
     },
-    "GPTQ": {
-        "qweight": integers(torch.int32, 8, 64),
-        "qzeros": integers(torch.int32, 1, 8),
-        "scales": uniform(1, 64),
-        "g_idx": integers(torch.int32, 64),
-    },
+    "GPTQ or AWQ": {"qweight": integers(torch.int32, 256, 16), "scales": uniform(1, 128)},
     "AWQ": {
         "qweight": integers(torch.int32, 64, 8),
         "qzeros": integers(torch.int32, 1, 8),

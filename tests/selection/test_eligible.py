@@ -363,7 +363,7 @@ UNFIT: list[Entry] = [
 
 
 def test_codes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Quantised, match=r"quantised \(GPTQ or AWQ\).*dequantise it") as caught:
+    with pytest.raises(Quantised, match=r"quantised \(GPTQ\).*dequantise it") as caught:
         choose(tmp_path, entries=CODES)
     assert caught.value.tensor == "l.q.qweight"
     assert caught.value.file == str(tmp_path / "m")

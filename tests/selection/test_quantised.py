@@ -50,7 +50,8 @@ CASES: list[tuple[str, set[str], Entries]] = [
         {"qweight": ("I32", (128, 8)), "qzeros": ("I32", (4, 8)), "scales": ("F16", (4, 64))},
     ),
     ("EETQ", {"weight"}, {"weight": ("I8", (32, 32)), "weight_scales": ("F16", (32,))}),
-    ("GPTQ or AWQ", {"qweight"}, {"qweight": ("I32", (16, 256)), "scales": ("F16", (1, 256))}),
+    ("GPTQ", {"qweight"}, {"qweight": ("I32", (16, 256)), "scales": ("F16", (1, 256))}),
+    ("GPTQ or AWQ", {"qweight"}, {"qweight": ("I32", (256, 16)), "scales": ("F16", (1, 128))}),
     (
         "SqueezeLLM",
         {"qweight"},
