@@ -195,7 +195,7 @@ def sparsify(
         policy = Policy([checkpoint], clobber=clobber, force=force)
         if not dry_run:
             policy.check(goes_to)
-        progress(0, 3 * sum(t.nbytes for t in tensors))
+        progress(0, (2 if rule.group else 3) * sum(t.nbytes for t in tensors))
         choice = choose(source, tensors, wanted, scorer, rule, threads, progress, traits)
         draft = Manifest(
             levels=wanted,

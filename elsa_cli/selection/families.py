@@ -101,7 +101,8 @@ RULES: tuple[Rule, ...] = (
     Rule("constant", "copies of all weights: LitEma of latent diffusion", module=r"model_ema"),
     # -- Norms ---------------------------------------------------------------------------------
     Rule("norm", "running statistics", leaf=r"running_(?:mean|var|std)|num_batches_tracked"),
-    Rule("norm", "weight normalisation", leaf=r"weight_g|g|.*_g"),
+    Rule("norm", "weight normalisation", leaf=r"(?:.*_)?weight(?:_.*)?_g"),
+    Rule("norm", "weight normalisation", leaf=r"g|.*_g", tests=(Test.VECTOR,)),
     Rule(
         "norm",
         "spectral normalisation",
@@ -121,6 +122,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("constant", "orthogonal parametrization", leaf=r"base"),
     Rule("other", "attention of graph networks: GAT", leaf=r"att_(?:src|dst|edge|l|r)|att"),
+    Rule("bias", "biases of several heads: TransformerLens", leaf=r"b_[qkvo]"),
     Rule("bias", "every layer", leaf=_word(r"bias|biases")),
     Rule("bias", "every layer, one letter", leaf=r"b|b_.*", tests=(Test.VECTOR,)),
     Rule(

@@ -30,6 +30,7 @@ WRAPPERS = frozenset(
 )
 # What a parametrization keeps instead of a weight: one tensor, or the norm's two.
 ORIGINALS = {"original": "weight_orig", "original0": "weight_g", "original1": "weight_v"}
+_OUTPUT = re.compile(r":\d+$")  # of Keras: `dense/kernel:0`
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _DIGITS = re.compile(r"\d+$")
 _SEPARATOR = re.compile(r"[./]")
@@ -73,7 +74,7 @@ def take_apart(name: str) -> Name:
     What torch's parametrizations add is taken back: `conv.parametrizations.weight.original1` is
     the leaf `weight_v` of the module `conv`, as in torch's older weight norm.
     """
-    text = name.split(":")[0] if "/" in name else name
+    text = _OUTPUT.sub("", name) if "/" in name else name
     segments = _SEPARATOR.split(text)
     if "parametrizations" in segments[:-1]:
         last = ORIGINALS.get(segments[-1], segments[-1])

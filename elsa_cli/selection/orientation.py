@@ -47,6 +47,7 @@ class Layout:
 
 LAYOUTS = (
     Layout(r"(?:.*_)?(?:proj|projection)", r"(?!.*expert).*", 2, 0, "CLIP, open_clip"),
+    Layout(r"w_[qkvo]", r"attn", 3, 1, "TransformerLens: (heads, in, out)"),
     Layout(r"[qkvr]", r".*", 3, 0, "XLNet: (in, heads, out)"),
     Layout(r"o", r".*", 3, 2, "XLNet: (out, heads, in)"),
     Layout(r"(?:input|recurrent)_gate_weight", r".*", 3, 1, "RecurrentGemma: (heads, in, out)"),

@@ -74,7 +74,8 @@ FORMATS = (
     Format("VPTQ", r"(?:.*_)?indices", INTEGERS, (r"(?:.*_)?centroids.*",)),
     Format("QuIP#", r"qidxs.*", INTEGERS),
     Format("SpQR", r"(?:dense|quantized)_weights?", INTEGERS),
-    Format("HQQ", r"w_q"),
+    Format("HQQ", r"w_q", INTEGERS),
+    Format("HQQ", r"w_q", STORAGE, (r"scales?|zeros?|zero_q|meta.*|nbits|group_size",)),
     Format("HIGGS", r"weight", INTEGERS, (r"scales", r"tables2?|grid")),
     Format("EXL3", r"trellis", INTEGERS, (r"su|suh|svh|sv",)),
     Format("MXFP4", r"(?:.*_)?blocks", ("U8",), (r"(?:.*_)?scales",)),
@@ -119,8 +120,9 @@ def find_quantised(siblings: Siblings) -> Found:
     unfit: dict[str, str] = {}
     for beside in _modules(siblings):
         candidates = _scales_of(beside)
+        hits: dict[str, list[str]] = {}
         for last, t in beside.items():
-            name = _format_of(last, t, beside)
+            name = _format_of(last, t, beside, hits)
             if name is not None:
                 codes.add(t.name)
                 formats[t.name] = name
@@ -171,17 +173,26 @@ def _odd(name: str, t: TensorInfo) -> bool:
     return t.dtype.name not in ("F64", "F32", "F16", "BF16") or ODD.search(name) is not None
 
 
-def _format_of(last: str, t: TensorInfo, beside: Mapping[str, TensorInfo]) -> str | None:
+def _format_of(
+    last: str, t: TensorInfo, beside: Mapping[str, TensorInfo], hits: dict[str, list[str]]
+) -> str | None:
+    """Return what the format of some codes is called, or None.
+
+    `hits` keeps which names of the module a pattern fits, so that each is matched once.
+    """
+
+    def fitting(pattern: str) -> list[str]:
+        if pattern not in hits:
+            hits[pattern] = [name for name in beside if re.fullmatch(pattern, name)]
+        return hits[pattern]
+
     for form in FORMATS:
         if (
             (not form.dtypes or t.dtype.name in form.dtypes)
             and (not form.matrix or len(real_dims(t.shape)) >= 2)
             and (not form.columns or _same_columns(t, beside))
             and re.fullmatch(form.codes, last)
-            and all(
-                any(re.fullmatch(pattern, other) for other in beside if other != last)
-                for pattern in form.beside
-            )
+            and all(any(other != last for other in fitting(pattern)[:2]) for pattern in form.beside)
         ):
             return form.name
     return None

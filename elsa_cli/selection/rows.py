@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.container import TensorInfo
 from elsa_cli.checkpoint.dtypes import Bits
-from elsa_cli.selection.naming import Siblings
+from elsa_cli.selection.naming import Siblings, real_dims
 
 __all__ = ["Champions", "make_room", "normed_dims"]
 
@@ -44,7 +44,7 @@ def normed_dims(tensors: Sequence[TensorInfo], siblings: Siblings) -> dict[str, 
             if not re.fullmatch(vector, last):
                 continue
             other = siblings.beside(t).get(re.sub(vector, companion, last))
-            if other is not None and len(t.shape) >= 2:
+            if other is not None and len(t.shape) >= 2 and len(real_dims(other.shape)) <= 1:
                 long = [at for at, size in enumerate(other.shape) if size != 1]
                 found[t.name] = long[0] if len(other.shape) == len(t.shape) and long else None
     return found

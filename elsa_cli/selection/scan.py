@@ -97,7 +97,8 @@ class Chunk:
             keys = widen(keys, self.dtype, self.common)
         if self.factors is not None:
             values = keys.view(np.float64)
-            values *= self.factors.take(self.start, self.bits.size)
+            with np.errstate(invalid="ignore", over="ignore"):  # infinite codes, where allowed
+                values *= self.factors.take(self.start, self.bits.size)
         return keys
 
 

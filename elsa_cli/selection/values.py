@@ -64,6 +64,7 @@ def computed(container: Container, tensor: TensorInfo, *, named: bool) -> str | 
             return "a bank of filters: no negative value, each row one band"
     if not np.isfinite(block).all():
         return None
+    block = block / max(1.0, float(np.abs(block).max()))  # squares of float64 may overflow
     for axis in range(block.ndim):
         if _progresses(np.moveaxis(block, axis, 0), whole=named):
             return "values that follow one another as sinusoids or coordinates do"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,24 +120,20 @@ def model_of_config(
             fields = json.load(file)
         import transformers
 
-        log = getattr(transformers, "logging", None)  # its remarks on a config do not concern us
-        said = log.get_verbosity() if log else None
-        if log:
-            log.set_verbosity_error()
         names = fields.get("architectures") or []
-        config = transformers.AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
         found = getattr(transformers, names[0], None) if names else None
-        with torch.device("meta"):
-            if found is not None:
+        with _quiet(transformers), torch.device("meta"):
+            config = transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            if found is None:
+                model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+            elif isinstance(found, type) and issubclass(found, nn.Module):
                 model = found(config)
             else:
-                model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+                raise TypeError(f"{names[0]} is no model")  # a config may name anything
         told = roles_of(model)
         sizes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-        if log:
-            log.set_verbosity(said)
     except Exception:  # a config of another library, a class that wants more: names have to tell
         return None
     base = str(getattr(model, "base_model_prefix", "") or "")
@@ -149,9 +147,26 @@ def model_of_config(
 
 
 def _spellings(name: str, base: str) -> Iterable[str]:
-    """Yield the names that a checkpoint's tensor can have in a model: with its base, without."""
-    yield name
+    """Yield the names that a checkpoint's tensor can have in a model, its own name last.
+
+    With the prefix of the base model, or without.
+    """
     if base:
         yield f"{base}.{name}"
         if name.startswith(f"{base}."):
             yield name[len(base) + 1 :]
+    yield name
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep transformers from saying what it thinks of a config; errors are another matter."""
+    log = getattr(transformers, "logging", None)
+    said = log.get_verbosity() if log else None
+    if log:
+        log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        if log:
+            log.set_verbosity(said)
