@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.refusing import install
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -52,12 +54,14 @@ class Server:
         *arguments: str | Path,
         cwd: Path,
         env: Mapping[str, str] | None = None,
+        refuse: tuple[str, int] | None = None,
     ) -> Done:
-        """Run `elsa` with some arguments."""
+        """Run `elsa` with some arguments; `refuse` is a system call that fails, and its errno."""
         request: dict[str, Any] = {
             "arguments": [str(argument) for argument in arguments],
             "cwd": str(cwd),
             "env": dict(env or {}),
+            "refuse": refuse,
             "out": str(self._scratch / "out"),
             "err": str(self._scratch / "err"),
         }
@@ -90,6 +94,8 @@ def _child(request: dict[str, Any]) -> None:
     os.environ.update(request["env"])
     sys.argv = ["elsa", *request["arguments"]]
     code: Any = 1
+    if request["refuse"]:
+        install(*request["refuse"])
     try:
         from elsa_cli.cli import main
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.commands.forkserver import Server
 from tests.commands.shell import ELSA, names, one_line, sh
 from tests.helpers import Tensor, elsa, write_safetensors
 from tests.refusing import CALLS, ROOT, WITHOUT, refused, supported
@@ -83,8 +84,18 @@ def check(
     env: Mapping[str, str],
     *,
     fails: bool = False,
+    server: Server | None = None,
+    refuse: tuple[str, int] | None = None,
 ) -> None:
     """Run a line with some kind of output; look at the output and at what is left beside it."""
+
+    def run_line() -> tuple[int, bytes, bytes]:
+        if server is None:
+            done = run(start, arguments, env, folder)
+            return done.returncode, done.stdout, done.stderr
+        forked = server.run(*arguments, cwd=folder, refuse=refuse)  # starts in no time
+        return forked.code, forked.out.encode(), forked.err.encode()
+
     out = folder / "out"
     arguments = [*words(line, made), "-o", "out"]
     old: bytes | None = None
@@ -99,18 +110,18 @@ def check(
         target.chmod(0o604)
     if output == "no-clobber":
         arguments.append("--no-clobber")
-    done = run(start, arguments, env, folder)
+    code, printed, said = run_line()
     if fails:
-        assert (done.returncode, done.stdout) == (1, b""), done.stderr
-        one_line(done.stderr)
+        assert (code, printed) == (1, b""), said
+        one_line(said)
         assert (target.read_bytes() if target.exists() else None) == old
     else:
-        assert (done.returncode, done.stdout) == (0, b"out\n"), done.stderr
+        assert (code, printed) == (0, b"out\n"), said
         assert target.read_bytes() == (made / line).read_bytes()
         if output == "no-clobber":  # and now it is there
-            done = run(start, arguments, env, folder)
-            assert done.returncode == 1
-            assert "exists already" in one_line(done.stderr)
+            code, _, said = run_line()
+            assert code == 1
+            assert "exists already" in one_line(said)
     left = {"real", "out"} if output == "link" else {"out"} if target.exists() else set()
     assert set(names(folder)) == left
     if output == "link":
@@ -124,15 +135,17 @@ needs_filters = pytest.mark.skipif(not supported(), reason="filters are written 
 @needs_filters
 @pytest.mark.parametrize("number", ERRNOS)
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_that_is_refused(call: str, number: str, made: Path, tmp_path: Path) -> None:
+def test_a_call_that_is_refused(
+    call: str, number: str, made: Path, tmp_path: Path, server: Server
+) -> None:
     # Every command and every kind of output comes up with every call, if not with every errno.
     turn = ERRNOS.index(number) + 3 * list(CALLS).index(call)
     line = list(LINES)[turn % len(LINES)]
     output = OUTPUTS[turn % len(OUTPUTS)]
     asked = call != "ftruncate" or line in ("pack", "bundle")
-    start = refused(call, getattr(errno, number))
+    refuse = (call, getattr(errno, number))
     fails = asked and number in REAL.get(call, set())
-    check(line, output, made, tmp_path, start, {}, fails=fails)
+    check(line, output, made, tmp_path, [], {}, fails=fails, server=server, refuse=refuse)
 
 
 @needs_filters
