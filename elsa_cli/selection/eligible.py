@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.errors import Quantised, UsageError
 from elsa_cli.selection.naming import real_dims
-from elsa_cli.selection.roles import Classes, Roles, Told, matching, parse_roles, tell
+from elsa_cli.selection.roles import ASKED, Classes, Roles, Told, matching, parse_roles, tell
 from elsa_cli.selection.rules import VERSION
 
 __all__ = ["Eligible", "Wanted", "eligible_tensors"]
@@ -130,7 +130,7 @@ def _refuse_quantised(
     found = roles.quantised
     hint = "dequantise it first, or choose other weights with --include"
     for t in container.tensors:
-        if t.name in excluded or roles.told[t.name].reason == "as it was asked for":
+        if t.name in excluded or roles.told[t.name].reason == ASKED:
             continue
         if t.name in found.codes and (not wanted.include or t.name in wanted.include):
             raise Quantised(

@@ -21,8 +21,9 @@ from elsa_cli.selection.quantised import Found, find_quantised
 from elsa_cli.selection.rules import ROLES, Rule, Test
 from elsa_cli.selection.values import computed, equal
 
-__all__ = ["Classes", "Roles", "Told", "by_name", "matching", "parse_roles", "tell"]
+__all__ = ["ASKED", "Classes", "Roles", "Told", "by_name", "matching", "parse_roles", "tell"]
 
+ASKED = "as it was asked for"  # the reason for a role that the user gave
 NAMED_FROM = 4096  # elements; below, a weight's name is believed without a look at its values
 
 
@@ -145,7 +146,7 @@ def tell(
     told: dict[str, Told] = {}
     for t in tensors:
         if t.name in asked:
-            told[t.name] = Told(asked[t.name], "as it was asked for")
+            told[t.name] = Told(asked[t.name], ASKED)
         elif t.name in found.formats:
             role = "codes" if t.name in found.codes or named[t.name].role != "scale" else "scale"
             told[t.name] = Told(role, f"quantised ({found.formats[t.name]})")
