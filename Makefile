@@ -12,7 +12,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v pyth
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-OLD = tests/checkpoint/test_output.py tests/checkpoint/test_output_data.py $(addprefix tests/commands/test_,full_disk.py kill.py streams.py)
+OLD = tests/storage/test_output.py tests/storage/test_output_data.py $(addprefix tests/commands/test_,full_disk.py kill.py streams.py)
 FILES = elsa_cli tests examples benchmarks docs
 
 .PHONY: demo test test-old check bench quality step many docs clean

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.quality_tasks import DENSE, LEVELS, Task
 from elsa_cli import TrainOptions, evaluate, freeze_train, load_level, open_nested, sparsify
-from elsa_cli.training.recipe import Recipe
+from elsa_cli.models.recipe import Recipe
 
 __all__ = [
     "NESTED",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from elsa_cli.training.recipe import Recipe
+    from elsa_cli.models.recipe import Recipe
 
 __all__ = ["ALL_LEVELS", "DENSE", "LEVELS", "TASKS", "Task", "quick"]
 
@@ -64,7 +64,7 @@ class Task:
     @property
     def joint_epochs(self) -> float:
         """Epochs that a nested run spends in its joint phase, by the tool's default."""
-        from elsa_cli.training.planning import JOINT_SHARE
+        from elsa_cli.training.plan import JOINT_SHARE
 
         return JOINT_SHARE * self.all_epochs
 
@@ -80,7 +80,7 @@ class Task:
 
     def load(self) -> Recipe:
         """Return the recipe."""
-        from elsa_cli.training.recipe import Recipe
+        from elsa_cli.models.recipe import Recipe
 
         return Recipe(self.path, self.settings)
 

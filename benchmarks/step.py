@@ -25,7 +25,7 @@ from benchmarks.results import Spread
 from benchmarks.step_networks import SUBJECTS, Batch, Subject, prunable
 from benchmarks.step_page import Case, Held, StepResults, render
 from elsa_cli import FrozenMask
-from elsa_cli.training.device import pick_device
+from elsa_cli.models.device import pick_device
 
 KEPT = 0.3  # of the weights: the level that is trained
 FROZEN = 0.1  # the level that is done

@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from elsa_cli.checkpoint.batch import Batch
-from elsa_cli.checkpoint.bitmask import pack_bits
-from elsa_cli.checkpoint.container import Container
-from elsa_cli.checkpoint.digest import digest_ranges
-from elsa_cli.checkpoint.dtypes import DTYPES
-from elsa_cli.checkpoint.level import parse_levels
 from elsa_cli.checkpoint.manifest import Entry, Manifest
-from elsa_cli.checkpoint.nested import NestedReader
-from elsa_cli.checkpoint.nesting import NestedWriter
+from elsa_cli.checkpoint.nested.reader import NestedReader
+from elsa_cli.checkpoint.nested.writer import NestedWriter
 from elsa_cli.checkpoint.opening import open_nested
-from elsa_cli.checkpoint.output import OutputFile
-from elsa_cli.checkpoint.packing import write_packed
-from elsa_cli.checkpoint.reader import Reader
-from elsa_cli.checkpoint.work import Scratch, no_progress
+from elsa_cli.checkpoint.packed.writer import write_packed
+from elsa_cli.checkpoint.source import Reader
+from elsa_cli.core.batch import Batch
+from elsa_cli.core.bits import pack_bits
+from elsa_cli.core.dtypes import DTYPES
+from elsa_cli.core.level import parse_levels
+from elsa_cli.core.work import Scratch, no_progress
+from elsa_cli.storage.container import Container
+from elsa_cli.storage.digest import digest_ranges
+from elsa_cli.storage.output import OutputFile
 from tests.helpers import (
     FLOATS,
     StrPath,

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from elsa_cli.checkpoint.bitmask import is_coded_text
-from elsa_cli.checkpoint.dtypes import DTYPES, DType
-from elsa_cli.checkpoint.header import TensorInfo
-from elsa_cli.checkpoint.level import DENSE, Level, parse_level
 from elsa_cli.checkpoint.names import KEY, is_ours
+from elsa_cli.core.bits import is_coded_text
+from elsa_cli.core.dtypes import DTYPES, DType
+from elsa_cli.core.level import DENSE, Level, parse_level
 from elsa_cli.errors import BadManifest, ElsaError, LevelNotStored, UnknownVersion
+from elsa_cli.storage.header import TensorInfo
 from elsa_cli.text import plain
 
 __all__ = ["VERSION", "Entry", "Manifest", "Packing", "decode", "find_manifest"]

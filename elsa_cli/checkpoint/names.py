@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from elsa_cli.checkpoint.level import Level
+from elsa_cli.core.level import Level
 
 __all__ = [
     "CONTENT_HASHES",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from elsa_cli.checkpoint.container import Container
 from elsa_cli.checkpoint.manifest import find_manifest
 from elsa_cli.checkpoint.names import is_ours
-from elsa_cli.checkpoint.nested import NestedReader
-from elsa_cli.checkpoint.packed import PackedReader
-from elsa_cli.checkpoint.reader import Reader
+from elsa_cli.checkpoint.nested.reader import NestedReader
+from elsa_cli.checkpoint.packed.reader import PackedReader
+from elsa_cli.checkpoint.source import Reader
 from elsa_cli.errors import AlreadyNested, InputError, NotNested
+from elsa_cli.storage.container import Container
 
 __all__ = ["open_any", "open_nested", "open_plain"]
 

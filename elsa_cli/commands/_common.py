@@ -169,7 +169,7 @@ def show_roles(screen: Screen, roles: Sequence[RoleRow]) -> None:
 
 def to_json(value: Any) -> Any:
     """Return a report as what JSON can hold; a level becomes its text."""
-    from elsa_cli.checkpoint.level import Level
+    from elsa_cli.core.level import Level
 
     if isinstance(value, Level):
         return value.text

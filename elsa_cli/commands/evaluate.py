@@ -9,7 +9,7 @@ import click
 from elsa_cli.commands._common import checkpoint_argument, send, shown_options, to_json
 from elsa_cli.commands._input import open_input
 from elsa_cli.commands._training import explained, number, recipe_options, screen_of
-from elsa_cli.settings import parse_pairs
+from elsa_cli.core.settings import parse_pairs
 from elsa_cli.ui import Screen, count, size
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def command(
 
     screen = screen_of(quiet=quiet)
     if plot is not None:
-        from elsa_cli.plots import check_plot
+        from elsa_cli.ui.plots import check_plot
 
         check_plot(plot)
     with open_input(checkpoint, screen, search=True) as source, explained(screen):
@@ -67,7 +67,7 @@ def command(
         screen.note(f"{tensor} is not in the model")
     _show(screen, report)
     if plot is not None:
-        from elsa_cli.plots import draw_levels
+        from elsa_cli.ui.plots import draw_levels
 
         draw_levels(plot, report)
     payload = {**to_json(report), "plot": plot} if as_json else None

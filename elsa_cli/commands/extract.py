@@ -51,7 +51,7 @@ def command(
       elsa extract --level 0.9 -o sparse.safetensors
       elsa extract model.elsa.safetensors --level 0.5,0.9 -o 'out-{level}.safetensors'
     """
-    from elsa_cli.checkpoint.level import parse_levels
+    from elsa_cli.core.level import parse_levels
     from elsa_cli.operations.extract import extract
 
     screen = Screen(quiet=quiet, verbose=verbose)

@@ -19,8 +19,8 @@ from elsa_cli.commands._common import (
 )
 from elsa_cli.commands._input import open_input, open_optional
 from elsa_cli.commands._training import explained, number, recipe_options, screen_of
+from elsa_cli.core.settings import parse_pairs
 from elsa_cli.errors import UsageError
-from elsa_cli.settings import parse_pairs
 from elsa_cli.ui import Screen, count
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def command(
     Example:
       elsa freeze-train model.elsa.safetensors --recipe recipe.py --epochs 3
     """
-    from elsa_cli.commands._watching import ScreenWatcher
+    from elsa_cli.commands._events import ScreenWatcher
     from elsa_cli.operations.freeze_train import freeze_train
     from elsa_cli.training.options import TrainOptions
 

@@ -18,7 +18,7 @@ from elsa_cli.commands._common import (
     to_json,
 )
 from elsa_cli.commands._input import open_input
-from elsa_cli.settings import parse_pairs
+from elsa_cli.core.settings import parse_pairs
 from elsa_cli.sparsifiers import methods
 from elsa_cli.text import counted
 from elsa_cli.ui import Screen, count, listed, percent, size

@@ -13,28 +13,28 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from elsa_cli.checkpoint.bitmask import pack_bits, unpack_bits
-from elsa_cli.checkpoint.container import Container, TensorInfo, lay_out
-from elsa_cli.checkpoint.digest import digest_ranges
-from elsa_cli.checkpoint.dtypes import DTYPES
-from elsa_cli.checkpoint.level import DENSE, Level
 from elsa_cli.checkpoint.manifest import Entry, Manifest
 from elsa_cli.checkpoint.names import without_hashes
-from elsa_cli.checkpoint.nesting import NestedWriter
+from elsa_cli.checkpoint.nested.writer import NestedWriter
 from elsa_cli.checkpoint.opening import open_nested, open_plain
-from elsa_cli.checkpoint.output import OutputFile
-from elsa_cli.checkpoint.work import Scratch, default_threads, run
+from elsa_cli.core.bits import pack_bits, unpack_bits
+from elsa_cli.core.dtypes import DTYPES
+from elsa_cli.core.level import DENSE, Level
+from elsa_cli.core.work import Scratch, default_threads, run
 from elsa_cli.errors import ElsaError, Quantised, UsageError
+from elsa_cli.models.tensors import State, dtype_of, from_bytes, to_bytes
 from elsa_cli.operations.chosen import method_of
 from elsa_cli.operations.load import NestedCheckpoint
-from elsa_cli.selection.choice import Rule, Traits, choose
 from elsa_cli.selection.eligible import Eligible, Wanted, eligible_tensors
+from elsa_cli.selection.masks import Rule, Traits, choose
 from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.roles import Classes
 from elsa_cli.selection.rows import normed_dims
 from elsa_cli.sparsifiers import bind
+from elsa_cli.storage.container import Container, TensorInfo, lay_out
+from elsa_cli.storage.digest import digest_ranges
+from elsa_cli.storage.output import OutputFile
 from elsa_cli.training.ladder import Nested
-from elsa_cli.training.tensors import State, dtype_of, from_bytes, to_bytes
 
 __all__ = [
     "Source",

@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Mapping
 
-from elsa_cli.checkpoint.container import Container
 from elsa_cli.errors import Misfit
 from elsa_cli.selection.roles import Classes
+from elsa_cli.storage.container import Container
 
 __all__ = ["classes_beside"]
 
@@ -40,8 +40,8 @@ def classes_beside(
         Misfit: Its model has no tensor of the checkpoint.
     """
     if recipe is not None:
-        from elsa_cli.training.architecture import roles_of
-        from elsa_cli.training.recipe import Recipe
+        from elsa_cli.models.architecture import roles_of
+        from elsa_cli.models.recipe import Recipe
 
         with contextlib.redirect_stdout(sys.stderr):
             model = Recipe(recipe, settings).build_model()
@@ -58,7 +58,7 @@ def classes_beside(
         return None
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         return None
-    from elsa_cli.training.architecture import model_of_config
+    from elsa_cli.models.architecture import model_of_config
 
     shapes = {t.name: t.shape for t in container.tensors}
     with contextlib.redirect_stdout(sys.stderr):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from elsa_cli.checkpoint.container import TensorInfo
-from elsa_cli.selection.choice import Rule, Traits
 from elsa_cli.selection.eligible import Eligible
+from elsa_cli.selection.masks import Rule, Traits
 from elsa_cli.selection.rules import ROLES
+from elsa_cli.storage.container import TensorInfo
 
 __all__ = ["LeftRow", "RoleRow", "by_role", "left_rows", "method_of"]
 

@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
+from elsa_cli.core.level import DENSE, Level, parse_levels
 from elsa_cli.errors import RecipeError
+from elsa_cli.models.device import pick_device, repeatable
+from elsa_cli.models.network import Network
+from elsa_cli.models.recipe import Recipe
+from elsa_cli.models.seeds import seed_everything, seed_of
 from elsa_cli.operations.inspect import InspectReport, inspect
 from elsa_cli.operations.load import NestedCheckpoint
-from elsa_cli.training.device import pick_device, repeatable
-from elsa_cli.training.network import Network
-from elsa_cli.training.recipe import Recipe
-from elsa_cli.training.seeds import seed_everything, seed_of
 
 __all__ = ["EvaluateReport", "EvaluateRow", "evaluate"]
 

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from elsa_cli.checkpoint.batch import Batch
-from elsa_cli.checkpoint.container import TensorInfo, encode_header, lay_out
-from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
 from elsa_cli.checkpoint.names import content_hashes, without_hashes
 from elsa_cli.checkpoint.opening import open_nested
-from elsa_cli.checkpoint.output import OutputFile, Policy, copy_steps
-from elsa_cli.checkpoint.reader import Reader
-from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run
-from elsa_cli.operations.paths import level_paths
+from elsa_cli.checkpoint.source import Reader
+from elsa_cli.core.batch import Batch
+from elsa_cli.core.level import DENSE, Level, parse_levels
+from elsa_cli.core.work import Progress, Scratch, default_threads, no_progress, run
+from elsa_cli.operations.output_names import level_paths
+from elsa_cli.storage.container import TensorInfo, encode_header, lay_out
+from elsa_cli.storage.output import OutputFile, Policy, copy_steps
 
 __all__ = ["ExtractReport", "Extracted", "extract"]
 

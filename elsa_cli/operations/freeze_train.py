@@ -6,13 +6,17 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from elsa_cli.checkpoint.container import Container
-from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
 from elsa_cli.checkpoint.manifest import Entry
 from elsa_cli.checkpoint.names import content_hashes
 from elsa_cli.checkpoint.opening import open_any
-from elsa_cli.checkpoint.output import OutputFile, Policy
+from elsa_cli.core.level import DENSE, Level, parse_levels
 from elsa_cli.errors import NothingToDo, UsageError
+from elsa_cli.models.architecture import roles_of
+from elsa_cli.models.device import Device, pick_device, repeatable, threads_in_use
+from elsa_cli.models.distributed import Group
+from elsa_cli.models.network import Network
+from elsa_cli.models.recipe import Recipe
+from elsa_cli.models.seeds import seed_everything, seed_of
 from elsa_cli.operations._memory import (
     Source,
     choose_again,
@@ -23,22 +27,18 @@ from elsa_cli.operations._memory import (
     write,
 )
 from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role, left_rows
-from elsa_cli.operations.paths import trained_path
+from elsa_cli.operations.output_names import trained_path
 from elsa_cli.selection.concerns import concerns
 from elsa_cli.selection.eligible import Wanted
 from elsa_cli.selection.roles import Classes
-from elsa_cli.training.architecture import roles_of
-from elsa_cli.training.device import Device, pick_device, repeatable, threads_in_use
-from elsa_cli.training.distributed import Group
+from elsa_cli.storage.container import Container
+from elsa_cli.storage.output import OutputFile, Policy
+from elsa_cli.training.events import PhaseReport, Watcher
 from elsa_cli.training.ladder import Ladder
-from elsa_cli.training.network import Network
 from elsa_cli.training.options import TrainOptions
-from elsa_cli.training.recipe import Recipe
 from elsa_cli.training.resume import Saves
-from elsa_cli.training.seeds import seed_everything, seed_of
 from elsa_cli.training.stepping import Setup
 from elsa_cli.training.trainer import Trainer
-from elsa_cli.training.watching import PhaseReport, Watcher
 
 __all__ = ["FreezeTrainReport", "LevelRow", "freeze_train"]
 

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from elsa_cli.checkpoint.batch import Batch, pieces
-from elsa_cli.checkpoint.container import Container
-from elsa_cli.checkpoint.level import DENSE, Level
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.opening import open_any
-from elsa_cli.checkpoint.packed import PackedReader
-from elsa_cli.checkpoint.reader import Reader
-from elsa_cli.checkpoint.sections import shell_sizes
-from elsa_cli.checkpoint.work import (
+from elsa_cli.checkpoint.packed.layout import shell_sizes
+from elsa_cli.checkpoint.packed.reader import PackedReader
+from elsa_cli.checkpoint.source import Reader
+from elsa_cli.core.batch import Batch, pieces
+from elsa_cli.core.level import DENSE, Level
+from elsa_cli.core.work import (
     Progress,
     Scratch,
     chunk_of,
@@ -28,6 +27,7 @@ from elsa_cli.checkpoint.work import (
     run,
 )
 from elsa_cli.selection.roles import tell
+from elsa_cli.storage.container import Container
 
 __all__ = ["InspectReport", "LevelInfo", "TensorDetail", "inspect"]
 

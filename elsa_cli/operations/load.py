@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.batch import Batch
-from elsa_cli.checkpoint.bitmask import Bools, unpack_bits
-from elsa_cli.checkpoint.closing import Closing
-from elsa_cli.checkpoint.dtypes import DType
-from elsa_cli.checkpoint.level import Level, parse_level
 from elsa_cli.checkpoint.opening import open_nested as open_reader
-from elsa_cli.checkpoint.work import Scratch, run
+from elsa_cli.core.batch import Batch
+from elsa_cli.core.bits import Bools, unpack_bits
+from elsa_cli.core.closing import Closing
+from elsa_cli.core.dtypes import DType
+from elsa_cli.core.level import Level, parse_level
+from elsa_cli.core.work import Scratch, run
 from elsa_cli.errors import ElsaError, UsageError
 
 __all__ = ["NestedCheckpoint", "load_level", "open_nested"]
@@ -178,7 +178,7 @@ def _to_numpy(data: NDArray[np.uint8], dtype: DType, shape: tuple[int, ...]) -> 
 
 def _to_torch(data: NDArray[np.uint8], dtype: DType, shape: tuple[int, ...]) -> Any:
     try:
-        from elsa_cli.training.tensors import from_bytes
+        from elsa_cli.models.tensors import from_bytes
     except ElsaError as error:
         hint = "pip install 'elsa-cli[train]', or load with framework='numpy'"
         raise ElsaError("torch is not installed", hint=hint) from error

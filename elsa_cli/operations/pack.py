@@ -7,21 +7,21 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from elsa_cli.checkpoint.batch import Batch
-from elsa_cli.checkpoint.bitmask import Bytes
-from elsa_cli.checkpoint.foreign import Bundle
-from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
 from elsa_cli.checkpoint.manifest import Manifest
-from elsa_cli.checkpoint.nested import NestedReader
-from elsa_cli.checkpoint.nesting import NestedWriter
+from elsa_cli.checkpoint.nested.reader import NestedReader
+from elsa_cli.checkpoint.nested.writer import NestedWriter
 from elsa_cli.checkpoint.opening import open_nested, open_plain
-from elsa_cli.checkpoint.output import OutputFile, Policy, copy_steps
-from elsa_cli.checkpoint.packed import PackedReader
-from elsa_cli.checkpoint.packing import write_packed
-from elsa_cli.checkpoint.reader import Reader
-from elsa_cli.checkpoint.work import Progress, Scratch, default_threads, no_progress, run
+from elsa_cli.checkpoint.packed.reader import PackedReader
+from elsa_cli.checkpoint.packed.writer import write_packed
+from elsa_cli.checkpoint.source import Reader
+from elsa_cli.core.batch import Batch
+from elsa_cli.core.bits import Bytes
+from elsa_cli.core.level import DENSE, Level, parse_levels
+from elsa_cli.core.work import Progress, Scratch, default_threads, no_progress, run
 from elsa_cli.errors import NothingToDo, UsageError
-from elsa_cli.operations.paths import packed_path, unpacked_path
+from elsa_cli.foreign.bundle import Bundle
+from elsa_cli.operations.output_names import packed_path, unpacked_path
+from elsa_cli.storage.output import OutputFile, Policy, copy_steps
 
 __all__ = ["PackReport", "pack", "unpack"]
 

@@ -11,15 +11,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.bitmask import pack_bits, popcount
-from elsa_cli.checkpoint.container import Container, TensorInfo
-from elsa_cli.checkpoint.digest import Digests
-from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
 from elsa_cli.checkpoint.manifest import Entry, Manifest
-from elsa_cli.checkpoint.nesting import PLACEMENTS, NestedWriter
+from elsa_cli.checkpoint.nested.writer import PLACEMENTS, NestedWriter
 from elsa_cli.checkpoint.opening import open_plain
-from elsa_cli.checkpoint.output import OutputFile, Policy
-from elsa_cli.checkpoint.work import (
+from elsa_cli.core.bits import pack_bits, popcount
+from elsa_cli.core.level import DENSE, Level, parse_levels
+from elsa_cli.core.work import (
     Progress,
     Scratch,
     default_threads,
@@ -30,13 +27,16 @@ from elsa_cli.checkpoint.work import (
 from elsa_cli.errors import NothingToDo, UsageError
 from elsa_cli.operations.architecture import classes_beside
 from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role, left_rows, method_of
-from elsa_cli.operations.paths import nested_path
-from elsa_cli.selection.choice import Choice, Rule, Traits, choose
+from elsa_cli.operations.output_names import nested_path
 from elsa_cli.selection.concerns import concerns
 from elsa_cli.selection.eligible import Wanted, eligible_tensors
+from elsa_cli.selection.masks import Choice, Rule, Traits, choose
 from elsa_cli.selection.orientation import parse_dims
 from elsa_cli.selection.scan import Piece
 from elsa_cli.sparsifiers import bind
+from elsa_cli.storage.container import Container, TensorInfo
+from elsa_cli.storage.digest import Digests
+from elsa_cli.storage.output import OutputFile, Policy
 
 __all__ = ["SparsifyReport", "TensorRow", "sparsify"]
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from elsa_cli.checkpoint.batch import Batch, Integers
-from elsa_cli.checkpoint.digest import digest_ranges
-from elsa_cli.checkpoint.level import DENSE, Level
 from elsa_cli.checkpoint.names import mask_name
-from elsa_cli.checkpoint.nested import NestedReader
+from elsa_cli.checkpoint.nested.reader import NestedReader
 from elsa_cli.checkpoint.opening import open_nested
-from elsa_cli.checkpoint.packed import PackedReader
-from elsa_cli.checkpoint.reader import Reader
-from elsa_cli.checkpoint.work import Progress, default_threads, no_progress, run
+from elsa_cli.checkpoint.packed.reader import PackedReader
+from elsa_cli.checkpoint.source import Reader
+from elsa_cli.core.batch import Batch, Integers
+from elsa_cli.core.level import DENSE, Level
+from elsa_cli.core.work import Progress, default_threads, no_progress, run
 from elsa_cli.errors import BadManifest
+from elsa_cli.storage.digest import digest_ranges
 
 __all__ = ["Problem", "VerifyReport", "verify"]
 

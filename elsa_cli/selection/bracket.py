@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.dtypes import Bits
+from elsa_cli.core.dtypes import Bits
 from elsa_cli.selection.scan import Hashes, Piece
 
 __all__ = ["BIN_BITS", "MAX_HASH", "Bracket", "Cut", "Tally", "narrow"]

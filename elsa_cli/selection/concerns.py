@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from elsa_cli.checkpoint.level import Level
-from elsa_cli.checkpoint.manifest import Entry
+from elsa_cli.core.level import Level
 from elsa_cli.selection.eligible import Eligible
 from elsa_cli.text import counted, listed
 
@@ -15,7 +15,23 @@ SHARE = 3  # times a tensor's share of the weights that its share of what is kep
 PART = 0.1  # of what a level keeps: below, no tensor is too much
 
 
-def concerns(levels: Sequence[Level], entries: Sequence[Entry], eligible: Eligible) -> list[str]:
+class Counted(Protocol):
+    """A prunable tensor, and how many of its weights each level keeps."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def numel(self) -> int:
+        """Its weights."""
+
+    @property
+    def kept(self) -> Sequence[int]:
+        """Kept weights at each level, sparsest first."""
+
+
+def concerns(levels: Sequence[Level], entries: Sequence[Counted], eligible: Eligible) -> list[str]:
     """Return warnings, a line each, that name levels and tensors.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import prod
 
-from elsa_cli.checkpoint.level import Level
+from elsa_cli.core.level import Level
 
 __all__ = ["DISTRIBUTIONS", "erk", "layer_counts", "uniform"]
 

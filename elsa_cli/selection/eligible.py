@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.errors import Quantised, UsageError
 from elsa_cli.selection.naming import real_dims
 from elsa_cli.selection.roles import ASKED, Classes, Roles, Told, matching, parse_roles, tell
 from elsa_cli.selection.rules import VERSION
+from elsa_cli.storage.container import Container, TensorInfo
 
 __all__ = ["Eligible", "Wanted", "eligible_tensors"]
 

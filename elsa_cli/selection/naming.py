@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from elsa_cli.checkpoint.container import TensorInfo
+from elsa_cli.storage.container import TensorInfo
 
 __all__ = ["Name", "Siblings", "canonical", "parent", "real_dims", "take_apart"]
 

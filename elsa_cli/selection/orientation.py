@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from elsa_cli.checkpoint.container import TensorInfo
 from elsa_cli.errors import UsageError
 from elsa_cli.selection.naming import Name, Siblings, parent
 from elsa_cli.selection.roles import Roles, matching
+from elsa_cli.storage.container import TensorInfo
 
 __all__ = ["input_dims", "parse_dims"]
 

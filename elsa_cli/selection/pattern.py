@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.bitmask import Bools
-from elsa_cli.checkpoint.dtypes import Bits
-from elsa_cli.checkpoint.level import Level
+from elsa_cli.core.bits import Bools
+from elsa_cli.core.dtypes import Bits
+from elsa_cli.core.level import Level
 from elsa_cli.errors import UsageError
 from elsa_cli.selection.scan import position_hash
 

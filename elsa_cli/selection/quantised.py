@@ -11,9 +11,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from elsa_cli.checkpoint.container import TensorInfo
 from elsa_cli.selection.naming import Siblings, real_dims
 from elsa_cli.selection.scaled import Grid, fit_scale
+from elsa_cli.storage.container import TensorInfo
 
 __all__ = ["FORMATS", "Found", "find_quantised"]
 

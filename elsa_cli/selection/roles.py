@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from fnmatch import translate
 from functools import cached_property, lru_cache
 
-from elsa_cli.checkpoint.container import Container, TensorInfo
 from elsa_cli.errors import UsageError
 from elsa_cli.selection.families import RULES
 from elsa_cli.selection.naming import Name, Siblings, parent, real_dims
 from elsa_cli.selection.quantised import Found, find_quantised
 from elsa_cli.selection.rules import ROLES, Rule, Test
 from elsa_cli.selection.values import computed, equal
+from elsa_cli.storage.container import Container, TensorInfo
 
 __all__ = ["ASKED", "Classes", "Roles", "Told", "by_name", "matching", "parse_roles", "tell"]
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.container import TensorInfo
-from elsa_cli.checkpoint.dtypes import Bits
+from elsa_cli.core.dtypes import Bits
 from elsa_cli.selection.naming import Siblings, real_dims
+from elsa_cli.storage.container import TensorInfo
 
 __all__ = ["Champions", "make_room", "normed_dims"]
 

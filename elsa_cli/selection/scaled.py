@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.container import Container, TensorInfo
-from elsa_cli.checkpoint.dtypes import DTYPES, DType
-from elsa_cli.checkpoint.floats import to_float
+from elsa_cli.core.dtypes import DTYPES, DType
+from elsa_cli.core.floats import to_float
 from elsa_cli.errors import NonFinite
+from elsa_cli.storage.container import Container, TensorInfo
 
 __all__ = ["Factors", "Grid", "fit_scale"]
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.container import Container, TensorInfo
-from elsa_cli.checkpoint.dtypes import DTYPES, Bits, DType
-from elsa_cli.checkpoint.floats import widen
-from elsa_cli.checkpoint.work import Scratch, chunk_of, spans
+from elsa_cli.core.dtypes import DTYPES, Bits, DType
+from elsa_cli.core.floats import widen
+from elsa_cli.core.work import Scratch, chunk_of, spans
 from elsa_cli.errors import NonFinite
 from elsa_cli.selection.rows import Champions, make_room
 from elsa_cli.selection.scaled import Factors
+from elsa_cli.storage.container import Container, TensorInfo
 
 __all__ = ["Chunk", "Hashes", "Piece", "Scan", "Scorer", "position_hash", "positions_of"]
 

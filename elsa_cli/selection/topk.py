@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.bitmask import Bools
-from elsa_cli.checkpoint.dtypes import Bits
-from elsa_cli.checkpoint.work import Progress, Scratch, no_progress, run
+from elsa_cli.core.bits import Bools
+from elsa_cli.core.dtypes import Bits
+from elsa_cli.core.work import Progress, Scratch, no_progress, run
 from elsa_cli.selection.bracket import BIN_BITS, MAX_HASH, Bracket, Cut, Tally, narrow
 from elsa_cli.selection.scan import Hashes, Piece, Scan, position_hash
 

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.container import Container, TensorInfo
-from elsa_cli.checkpoint.dtypes import DType
-from elsa_cli.checkpoint.floats import to_float
-from elsa_cli.checkpoint.work import CHUNK_BYTES, spans
+from elsa_cli.core.dtypes import DType
+from elsa_cli.core.floats import to_float
+from elsa_cli.core.work import CHUNK_BYTES, spans
 from elsa_cli.selection.naming import real_dims
+from elsa_cli.storage.container import Container, TensorInfo
 
 __all__ = ["computed", "equal"]
 

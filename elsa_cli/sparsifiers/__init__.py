@@ -15,8 +15,8 @@ import pkgutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from elsa_cli.core.settings import read_settings, settings_of
 from elsa_cli.errors import UsageError
-from elsa_cli.settings import read_settings, settings_of
 
 if TYPE_CHECKING:  # naming the methods, as --help does, needs no numpy
     from elsa_cli.selection.scan import Scorer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from elsa_cli.checkpoint.dtypes import Bits
+from elsa_cli.core.dtypes import Bits
 from elsa_cli.selection.scan import Chunk
 
 __all__ = ["magnitude"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from elsa_cli.checkpoint.container import lay_out
+from elsa_cli.models.tensors import dtype_of
 from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.rows import normed_dims
+from elsa_cli.storage.container import lay_out
 from elsa_cli.training.ladder import Nested
-from elsa_cli.training.tensors import dtype_of
 
 __all__ = ["lost_rows", "why_not_finite"]
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from elsa_cli.errors import FrozenChanged, UsageError
-from elsa_cli.training.tensors import bits_of
+from elsa_cli.models.tensors import bits_of
 
 __all__ = ["FrozenMask"]
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from elsa_cli.errors import NothingToDo
+from elsa_cli.models.seeds import seed_of
+from elsa_cli.models.tensors import bits_of
 from elsa_cli.training.optimizing import Optimizing
-from elsa_cli.training.seeds import seed_of
 from elsa_cli.training.stepping import Setup, Stepper
-from elsa_cli.training.tensors import bits_of
 
 __all__ = ["JointStepper"]
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from elsa_cli.checkpoint.level import DENSE, Level
+from elsa_cli.core.level import DENSE, Level
 from elsa_cli.errors import FrozenChanged, NonFiniteLoss, UsageError
+from elsa_cli.models.network import Network, tied_names
+from elsa_cli.models.tensors import State, choose_bits, is_finite, same_bits
 from elsa_cli.training.freeze import FrozenMask
-from elsa_cli.training.network import Network, tied_names
 from elsa_cli.training.options import TrainOptions
-from elsa_cli.training.tensors import State, choose_bits, is_finite, same_bits
 
 __all__ = ["Ladder", "Nested", "owner_of"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elsa_cli.training.data import Place
-from elsa_cli.training.distributed import Group
+from elsa_cli.models.data import Place
+from elsa_cli.models.distributed import Group
 
 __all__ = ["Meter"]
 

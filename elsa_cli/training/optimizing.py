@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from elsa_cli.errors import TrainingError
+from elsa_cli.models.recipe import Recipe
 from elsa_cli.training.options import TrainOptions
-from elsa_cli.training.recipe import Recipe
 
 __all__ = ["DEFAULT_LR", "Optimizing", "optimizer_name"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from elsa_cli.checkpoint.level import Level
+from elsa_cli.core.level import Level
 from elsa_cli.errors import UsageError
 
 __all__ = ["TrainOptions", "each_level"]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from elsa_cli.checkpoint.output import OutputFile, Policy
 from elsa_cli.errors import InputError, UsageError
+from elsa_cli.storage.output import OutputFile, Policy
 
 __all__ = ["ENDING", "Saves"]
 

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from elsa_cli.errors import NonFiniteLoss
-from elsa_cli.training.data import to_device
-from elsa_cli.training.distributed import Group, is_peer_error
+from elsa_cli.models.data import to_device
+from elsa_cli.models.distributed import Group, is_peer_error
+from elsa_cli.models.norms import recalibrate
+from elsa_cli.models.recipe import Recipe
+from elsa_cli.models.seeds import seed_everything, seed_of
+from elsa_cli.models.tensors import is_finite
 from elsa_cli.training.gradients import GradientWatch
 from elsa_cli.training.ladder import Ladder
-from elsa_cli.training.norms import recalibrate
 from elsa_cli.training.optimizing import Optimizing
 from elsa_cli.training.options import TrainOptions
-from elsa_cli.training.recipe import Recipe
-from elsa_cli.training.seeds import seed_everything, seed_of
-from elsa_cli.training.tensors import is_finite
 
 __all__ = ["Setup", "StageStepper", "Stepper"]
 

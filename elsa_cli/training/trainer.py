@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elsa_cli.checkpoint.level import parse_level
+from elsa_cli.core.level import parse_level
 from elsa_cli.errors import Interrupted, NonFiniteLoss
-from elsa_cli.training.data import Place, Stream
+from elsa_cli.models.data import Place, Stream
+from elsa_cli.models.seeds import seed_everything, seed_of
 from elsa_cli.training.diagnosis import why_not_finite
+from elsa_cli.training.events import PhaseReport, Tick, Watcher
 from elsa_cli.training.gradients import EARLY
 from elsa_cli.training.joint import JointStepper
 from elsa_cli.training.ladder import Nested
 from elsa_cli.training.meter import Meter
-from elsa_cli.training.planning import plan
+from elsa_cli.training.plan import plan
 from elsa_cli.training.resume import Saves
-from elsa_cli.training.seeds import seed_everything, seed_of
 from elsa_cli.training.stepping import Setup, StageStepper, Stepper
 from elsa_cli.training.stopping import StopSignals
-from elsa_cli.training.watching import PhaseReport, Tick, Watcher
 
 __all__ = ["SAVE_SECONDS", "Trainer"]
 

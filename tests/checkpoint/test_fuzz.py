@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elsa_cli.checkpoint.container import Container
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.errors import InputError, MalformedFile
+from elsa_cli.storage.container import Container
 from tests.networks import edit, make, manifest_of, read_level, widen, write_nested, write_pack
 
 NET = make(

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elsa_cli.checkpoint.level import DENSE, parse_level
 from elsa_cli.checkpoint.names import (
     CONTENT_HASHES,
     content_hashes,
@@ -18,6 +17,7 @@ from elsa_cli.checkpoint.names import (
     stored,
     without_hashes,
 )
+from elsa_cli.core.level import DENSE, parse_level
 
 KEYS = st.sampled_from(
     [

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from elsa_cli.checkpoint.container import Container
-from elsa_cli.checkpoint.nested import NestedReader
+from elsa_cli.checkpoint.nested.reader import NestedReader
 from elsa_cli.checkpoint.opening import open_any, open_nested, open_plain
-from elsa_cli.checkpoint.packed import PackedReader
+from elsa_cli.checkpoint.packed.reader import PackedReader
 from elsa_cli.errors import AlreadyNested, BadManifest, InputError, NotNested, TruncatedFile
+from elsa_cli.storage.container import Container
 from tests.helpers import write_safetensors
 from tests.networks import edit, make, write_nested, write_pack
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from elsa_cli import inspect, load_level
-from elsa_cli.training.recipe import Recipe
+from elsa_cli.models.recipe import Recipe
 from tests.commands.forkserver import Server
 from tests.commands.shell import names, one_line
 from tests.commands.tiny import LEVELS, RECIPE, changed, write_model, write_recipe

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elsa_cli.checkpoint.container import Container
-from elsa_cli.checkpoint.kinds import KINDS, foreign_kind
 from elsa_cli.errors import MalformedFile, OtherFormat
+from elsa_cli.storage.container import Container
+from elsa_cli.storage.kinds import KINDS, foreign_kind
 from tests.commands.shell import names, one_line
 from tests.helpers import elsa, write_raw, write_safetensors
 

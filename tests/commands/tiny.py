@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from elsa_cli import sparsify
-from elsa_cli.training.recipe import Recipe
+from elsa_cli.models.recipe import Recipe
 
 RECIPE = '''
 """Points of three kinds in six dimensions; every kind around a corner."""

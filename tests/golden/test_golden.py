@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elsa_cli.checkpoint.bitmask import unpack_bits
 from elsa_cli.checkpoint.opening import open_nested
+from elsa_cli.core.bits import unpack_bits
 from elsa_cli.operations.extract import extract
 from elsa_cli.operations.verify import verify
 from tests.golden import make

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from elsa_cli import open_nested
-from elsa_cli.checkpoint.work import spans
+from elsa_cli.core.work import spans
 from tests.helpers import (
     BITS,
     FLOATS,
@@ -98,9 +98,9 @@ def stored_masks(path: Path, level: str) -> dict[str, Mask]:
 def small_pieces(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Make every operation work in pieces of `size` weights, a multiple of 8."""
     monkeypatch.setattr(spans, "__defaults__", (size,))
-    monkeypatch.setattr("elsa_cli.checkpoint.work.CHUNK", size)
-    for module in ("packed", "packing", "shellcoding"):
-        monkeypatch.setattr(f"elsa_cli.checkpoint.{module}.PIECE", size)
+    monkeypatch.setattr("elsa_cli.core.work.CHUNK", size)
+    for module in ("reader", "writer", "shellcoding"):
+        monkeypatch.setattr(f"elsa_cli.checkpoint.packed.{module}.PIECE", size)
 
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:

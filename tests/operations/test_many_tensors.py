@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from elsa_cli import extract, inspect, load_level, pack, sparsify, unpack, verify
-from elsa_cli.checkpoint import batch
-from elsa_cli.checkpoint.container import Container
+from elsa_cli.core import batch
 from elsa_cli.errors import BadManifest, NotABundle
+from elsa_cli.storage.container import Container
 from tests.helpers import Tensor, library_order, random_bits, read_safetensors, write_safetensors
 from tests.operations.models import flip, place, save, stored_masks, zeroed
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from elsa_cli import load_level, open_nested, pack, sparsify, verify
-from elsa_cli.checkpoint.level import DENSE, parse_levels
-from elsa_cli.checkpoint.output import OutputFile
+from elsa_cli.core.level import DENSE, parse_levels
 from elsa_cli.errors import AlreadyNested, CutFile, NonFinite, NotNested, UsageError
+from elsa_cli.models.recipe import Recipe
 from elsa_cli.operations._memory import (
     Source,
     choose_again,
@@ -26,9 +26,9 @@ from elsa_cli.operations._memory import (
 )
 from elsa_cli.operations.freeze_train import freeze_train
 from elsa_cli.selection.eligible import Wanted
+from elsa_cli.storage.output import OutputFile
+from elsa_cli.training.events import PhaseReport, Watcher
 from elsa_cli.training.options import TrainOptions
-from elsa_cli.training.recipe import Recipe
-from elsa_cli.training.watching import PhaseReport, Watcher
 from tests.helpers import FLOATS, Tensor, library_order, read_safetensors
 from tests.operations.models import LEVELS, every_dtype, network, save
 from tests.training.tiny import WHOLE, assert_same, clean_imports, random_owner, raw, write_recipe

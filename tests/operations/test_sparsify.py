@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from elsa_cli import extract, sparsify
-from elsa_cli.checkpoint.level import Level
+from elsa_cli.core.level import Level
 from elsa_cli.errors import (
     AlreadyNested,
     InputError,

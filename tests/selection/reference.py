@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.container import Container
-from elsa_cli.checkpoint.level import parse_levels
-from elsa_cli.checkpoint.work import Scratch
-from elsa_cli.selection.choice import Rule, Traits, choose
+from elsa_cli.core.level import parse_levels
+from elsa_cli.core.work import Scratch
 from elsa_cli.selection.eligible import eligible_tensors
+from elsa_cli.selection.masks import Rule, Traits, choose
 from elsa_cli.selection.scan import Chunk, Scan, positions_of
 from elsa_cli.selection.topk import cuts, kept_mask
+from elsa_cli.storage.container import Container
 from tests.helpers import BITS, FLOATS, Tensor, raw_bits, write_safetensors
 
 Mask = NDArray[np.bool_]

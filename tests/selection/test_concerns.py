@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from elsa_cli.checkpoint.container import Container
-from elsa_cli.checkpoint.dtypes import DTYPES
-from elsa_cli.checkpoint.level import parse_levels
 from elsa_cli.checkpoint.manifest import Entry
+from elsa_cli.core.dtypes import DTYPES
+from elsa_cli.core.level import parse_levels
 from elsa_cli.selection.concerns import concerns
 from elsa_cli.selection.eligible import Wanted, eligible_tensors
+from elsa_cli.storage.container import Container
 from elsa_cli.text import listed
 from tests.helpers import Tensor, random_bits, write_safetensors
 

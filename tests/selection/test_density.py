@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elsa_cli.checkpoint.level import parse_level
+from elsa_cli.core.level import parse_level
 from elsa_cli.selection.density import DISTRIBUTIONS, erk, layer_counts, uniform
 from tests.selection.reference import half_even
 

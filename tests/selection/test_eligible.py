@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elsa_cli.checkpoint.container import Container
 from elsa_cli.errors import Quantised, UsageError
 from elsa_cli.selection.eligible import Eligible, Wanted, eligible_tensors
 from elsa_cli.selection.roles import Classes, Told, matching, parse_roles
 from elsa_cli.selection.rules import VERSION
+from elsa_cli.storage.container import Container
 from tests.helpers import BITS, FLOATS, Tensor, random_bits, write_safetensors
 
 Entry = tuple[str, str, tuple[int, ...]]

@@ -18,10 +18,10 @@ BOUND = 300 * MIB
 PROGRAM = """
 import resource, sys
 import numpy as np
-from elsa_cli.checkpoint.container import Container
-from elsa_cli.checkpoint.level import parse_levels
-from elsa_cli.checkpoint.work import Scratch
-from elsa_cli.selection.choice import Rule, Traits, choose
+from elsa_cli.storage.container import Container
+from elsa_cli.core.level import parse_levels
+from elsa_cli.core.work import Scratch
+from elsa_cli.selection.masks import Rule, Traits, choose
 from elsa_cli.selection.scan import Chunk
 
 def peak():

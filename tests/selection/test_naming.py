@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elsa_cli.checkpoint.container import lay_out
-from elsa_cli.checkpoint.dtypes import DTYPES
+from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.selection.naming import Name, Siblings, canonical, real_dims, take_apart
 from elsa_cli.selection.roles import by_name
+from elsa_cli.storage.container import lay_out
 
 
 def of(shapes: dict[str, tuple[int, ...]]) -> Siblings:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from elsa_cli.checkpoint.container import Container
 from elsa_cli.errors import UsageError
-from elsa_cli.selection.choice import Rule
+from elsa_cli.selection.masks import Rule
 from elsa_cli.selection.orientation import input_dims, parse_dims
 from elsa_cli.selection.roles import Classes, Told, tell
+from elsa_cli.storage.container import Container
 from tests.helpers import Tensor, random_bits, write_safetensors
 from tests.selection.reference import chosen_masks
 

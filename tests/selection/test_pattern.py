@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 import pytest
 
-from elsa_cli.checkpoint.level import parse_level
+from elsa_cli.core.level import parse_level
 from elsa_cli.errors import UsageError
 from elsa_cli.selection import pattern
 from elsa_cli.selection.pattern import fits_group, group_masks, group_step, keep_of

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from elsa_cli.checkpoint.container import lay_out
-from elsa_cli.checkpoint.dtypes import DTYPES
+from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.quantised import FORMATS, Found, find_quantised
+from elsa_cli.storage.container import lay_out
 
 Entries = dict[str, tuple[str, tuple[int, ...]]]
 

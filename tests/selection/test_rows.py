@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.container import lay_out
-from elsa_cli.checkpoint.dtypes import DTYPES, Bits
-from elsa_cli.checkpoint.level import parse_levels
+from elsa_cli.core.dtypes import DTYPES, Bits
+from elsa_cli.core.level import parse_levels
 from elsa_cli.errors import UsageError
 from elsa_cli.selection import topk
-from elsa_cli.selection.choice import Rule
+from elsa_cli.selection.masks import Rule
 from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.rows import Champions, normed_dims
 from elsa_cli.selection.scan import Chunk, position_hash
+from elsa_cli.storage.container import lay_out
 from tests.helpers import Tensor, encode_floats, random_bits
 from tests.selection.reference import (
     Mask,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from elsa_cli.errors import UsageError
-from elsa_cli.selection.choice import Rule
+from elsa_cli.selection.masks import Rule
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.container import Container
-from elsa_cli.checkpoint.dtypes import DTYPES
-from elsa_cli.checkpoint.floats import to_float
-from elsa_cli.checkpoint.level import parse_levels
+from elsa_cli.core.dtypes import DTYPES
+from elsa_cli.core.floats import to_float
+from elsa_cli.core.level import parse_levels
 from elsa_cli.errors import NonFinite
-from elsa_cli.selection.choice import Rule
+from elsa_cli.selection.masks import Rule
 from elsa_cli.selection.scaled import Factors, Grid, fit_scale
+from elsa_cli.storage.container import Container
 from tests.helpers import BITS, FLOATS, Tensor, encode_floats, random_bits, write_safetensors
 from tests.selection.reference import (
     absolute,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from elsa_cli.checkpoint.container import Container
 from elsa_cli.selection import values
 from elsa_cli.selection.naming import real_dims
 from elsa_cli.selection.roles import tell
 from elsa_cli.selection.values import computed, equal
+from elsa_cli.storage.container import Container
 from tests.helpers import FLOATS, encode_floats, write_safetensors
 
 Floats = NDArray[np.float64]

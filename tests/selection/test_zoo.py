@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from elsa_cli.checkpoint.container import lay_out
-from elsa_cli.checkpoint.dtypes import DTYPES
+from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.roles import by_name
+from elsa_cli.storage.container import lay_out
 
 Entry = tuple[str, list[int], str]
 ZOO: dict[str, list[Entry]] = json.loads((Path(__file__).parent / "zoo.json").read_text())

@@ -21,12 +21,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from elsa_cli.errors import ElsaError, FrozenChanged
-from elsa_cli.training.distributed import BUCKET, Group, is_peer_error, local_rank, world_size
+from elsa_cli.models.distributed import BUCKET, Group, is_peer_error, local_rank, world_size
+from elsa_cli.training.events import PhaseReport, Watcher
 from elsa_cli.training.freeze import FrozenMask
 from elsa_cli.training.options import TrainOptions
 from elsa_cli.training.stepping import Setup
 from elsa_cli.training.trainer import Trainer
-from elsa_cli.training.watching import PhaseReport, Watcher
 from tests.training.test_freeze import Hold, batches, loss_of, make, masks_of, net
 from tests.training.tiny import CPU, DATA, LOSS, MODEL, PLAIN, digest, load_recipe, make_ladder
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from elsa_cli.errors import TrainingError
-from elsa_cli.training.distributed import Group, is_peer_error, local_rank, world_size
+from elsa_cli.models.distributed import Group, is_peer_error, local_rank, world_size
 from tests.training.tiny import CPU, raw
 
 Pair = list[dict[str, Any]]

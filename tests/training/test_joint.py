@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elsa_cli.checkpoint.level import DENSE
-from elsa_cli.training.data import Place, Stream
+from elsa_cli.core.level import DENSE
+from elsa_cli.models.data import Place, Stream
 from elsa_cli.training.joint import JointStepper
 from elsa_cli.training.options import TrainOptions
 from elsa_cli.training.stepping import Setup

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elsa_cli.checkpoint.level import DENSE, Level, parse_levels
+from elsa_cli.core.level import DENSE, Level, parse_levels
 from elsa_cli.errors import FrozenChanged, NonFiniteLoss, UsageError
+from elsa_cli.models.network import Network
 from elsa_cli.training.ladder import Ladder, Nested, owner_of
-from elsa_cli.training.network import Network
 from elsa_cli.training.options import TrainOptions
 from tests.training.tiny import (
     CPU,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from elsa_cli.training.data import Place
-from elsa_cli.training.distributed import Group
+from elsa_cli.models.data import Place
+from elsa_cli.models.distributed import Group
 from elsa_cli.training.meter import Meter
 from tests.training.tiny import CPU
 

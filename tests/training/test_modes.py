@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from elsa_cli.training.network import Network
+from elsa_cli.models.network import Network
 from elsa_cli.training.stepping import Setup
 from tests.training.test_trainer import Keep, train
 from tests.training.tiny import CPU, DATA, EVALUATE, raw

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from elsa_cli.errors import RecipeError, TrainingError
+from elsa_cli.models.recipe import Recipe
 from elsa_cli.training.optimizing import DEFAULT_LR, Optimizing, optimizer_name
 from elsa_cli.training.options import TrainOptions
-from elsa_cli.training.recipe import Recipe
 from tests.training.tiny import WHOLE, assert_same, load_recipe
 
 OPTIMIZER = """

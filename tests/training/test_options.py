@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from elsa_cli.checkpoint.level import DENSE, parse_levels
+from elsa_cli.core.level import DENSE, parse_levels
 from elsa_cli.errors import UsageError
 from elsa_cli.training.options import TrainOptions, each_level
 

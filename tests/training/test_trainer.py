@@ -23,14 +23,14 @@ from elsa_cli.errors import (
     RecipeError,
     UsageError,
 )
+from elsa_cli.training.events import PhaseReport, Tick, Watcher
 from elsa_cli.training.freeze import FrozenMask
 from elsa_cli.training.meter import Meter
 from elsa_cli.training.options import TrainOptions
-from elsa_cli.training.planning import Phase
+from elsa_cli.training.plan import Phase
 from elsa_cli.training.resume import Saves
 from elsa_cli.training.stepping import Setup
 from elsa_cli.training.trainer import SAVE_SECONDS, Trainer
-from elsa_cli.training.watching import PhaseReport, Tick, Watcher
 from tests.training.tiny import (
     DATA,
     EVALUATE,

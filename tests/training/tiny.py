@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from elsa_cli.checkpoint.level import parse_levels
-from elsa_cli.training.distributed import Group
+from elsa_cli.core.level import parse_levels
+from elsa_cli.models.distributed import Group
+from elsa_cli.models.network import Network
+from elsa_cli.models.recipe import Recipe
 from elsa_cli.training.ladder import Ladder, Nested
-from elsa_cli.training.network import Network
 from elsa_cli.training.options import TrainOptions
-from elsa_cli.training.recipe import Recipe
 from elsa_cli.training.stepping import Setup
 
 CPU = torch.device("cpu")

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from elsa_cli.checkpoint.container import Container
 from elsa_cli.errors import Quantised, UsageError
-from elsa_cli.selection.choice import Traits
 from elsa_cli.selection.eligible import Wanted, eligible_tensors
+from elsa_cli.selection.masks import Traits
 from elsa_cli.selection.naming import real_dims
 from elsa_cli.selection.roles import tell
+from elsa_cli.storage.container import Container
 
 HERE = Path(__file__).parent
 CASES: list[dict[str, Any]] = json.loads((HERE / "cases.json").read_text())

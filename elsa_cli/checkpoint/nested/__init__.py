@@ -1,0 +1,1 @@
+"""The nested checkpoint: dense weights, a mask for every level, a manifest."""

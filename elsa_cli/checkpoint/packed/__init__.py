@@ -1,0 +1,1 @@
+"""The packed checkpoint: every level is a prefix of the file."""

@@ -1,0 +1,284 @@
+"""What other tools wrote: a dense checkpoint and sparse copies of it, bundled into one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+
+from elsa_cli.checkpoint.manifest import Entry, Manifest
+from elsa_cli.core.batch import Batch, Integers, pieces
+from elsa_cli.core.bits import Bools, Bytes, mask_bytes
+from elsa_cli.core.dtypes import DTYPES, Bits
+from elsa_cli.core.level import DENSE, Level, parse_level
+from elsa_cli.core.work import CHUNK, Scratch, run
+from elsa_cli.errors import NotABundle, UsageError
+from elsa_cli.storage.container import Container, TensorInfo
+from elsa_cli.storage.digest import digest_ranges
+from elsa_cli.storage.output import OutputFile
+
+__all__ = ["Bundle"]
+
+SPAN = 1 << 18  # weights compared at a time
+
+
+def shortest_level(kept: int, numel: int, file: str) -> Level:
+    """Return the level with the fewest decimals that keeps `kept` of `numel` weights."""
+    for digits in range(1, 25):
+        value = round(1 - Fraction(kept, numel), digits)
+        if 0 < value < 1:
+            level = parse_level(str(Decimal(value.numerator) / Decimal(value.denominator)))
+            if level.kept(numel) == kept:
+                return level
+    raise NotABundle(f"keeps {kept:,} of {numel:,} weights, which no level describes", file=file)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """How the tensors differ between dense and sparse: (tensors, levels), sparsest level first.
+
+    Attributes:
+        kept: Weights that are not zeroed.
+        changed: Of these, how many are not those of dense.
+        strays: How many that one level keeps the next denser one does not.
+    """
+
+    kept: Integers
+    changed: Integers
+    strays: Integers
+
+
+class Bundle:
+    """A dense checkpoint and sparse ones of the same network, as a source of nested masks.
+
+    A weight is zeroed if it is zero in the sparse file, of either sign, unless dense has the same
+    negative zero. Tensors of at most one dimension that differ (norms, biases, counters) become
+    per-level tensors.
+
+    Args:
+        dense: The dense checkpoint.
+        sparse: The sparse ones, in any order.
+        levels: The level of each, or None to derive them from the kept counts.
+        spool: A file for the masks; not committed.
+        threads: Number of threads.
+    """
+
+    def __init__(
+        self,
+        dense: Container,
+        sparse: Sequence[Container],
+        levels: Sequence[Level] | None,
+        spool: OutputFile,
+        threads: int,
+    ) -> None:
+        """Compare all tensors.
+
+        Raises:
+            NotABundle: They are not levels of one network; the message names the first tensor.
+            UsageError: The levels given do not fit the files.
+        """
+        self.container = dense
+        self.metadata = dense.metadata
+        self.dense = {t.name: t for t in dense.tensors}
+        for s in sparse:
+            _check_same(dense, s)
+        self._sparse = sorted(sparse, key=lambda s: -_zeros(s, threads))
+        # Where each tensor of dense begins in the others.
+        self._infos = [{t.name: t for t in s.tensors} for s in self._sparse]
+        differs = self._differing(threads)
+        self._own = [t.name for t in differs if len(t.shape) <= 1]
+        pruned = [t for t in differs if len(t.shape) > 1]
+        for t in pruned:
+            if t.dtype.float_bits is None:
+                raise NotABundle(f"{t.dtype.name} values differ", file=dense.path, tensor=t.name)
+        if not pruned:
+            raise NotABundle("no sparse checkpoint differs from it in its weights", file=dense.path)
+        self._spool = spool
+        self._place = [0]
+        for t in pruned:
+            self._place.append(self._place[-1] + mask_bytes(t.numel))
+        compared = self._compare(pruned, threads)
+        self._check(pruned, compared)
+        numel = sum(t.numel for t in pruned)
+        named = self._name_levels(levels, compared.kept.sum(axis=0).tolist(), numel)
+        size = self._place[-1]
+        weights = digest_ranges(dense.read_into, [(t.begin, t.nbytes) for t in pruned], threads)
+        masks = digest_ranges(
+            spool.read_into, [(k * size, size) for k in range(len(named))], threads
+        )
+        self.manifest = Manifest(
+            levels=named,
+            tensors=tuple(
+                Entry(t.name, t.dtype, t.shape, tuple(row), digest)
+                for t, row, digest in zip(pruned, compared.kept.tolist(), weights, strict=True)
+            ),
+            method={"name": "bundle"},
+            seed=0,
+            masks="auto",
+            mask_digests=tuple(masks),
+            per_level=tuple(sorted(self._own)),
+        )
+
+    def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
+        """Yield pieces of whole tensors and the packed bits of every level, in order."""
+        for piece in batch.pieces(lambda _: CHUNK):
+            packed = []
+            for k in range(len(self._sparse)):
+                bits = np.empty(int(piece.mask_places()[-1]), np.uint8)
+                self._spool.read_into(self._spooled(k, piece), bits.data)
+                packed.append(bits)
+            yield piece, packed
+
+    def _spooled(self, level: int, piece: Batch) -> int:
+        """Return where the masks of a piece lie in the spool."""
+        return level * self._place[-1] + self._place[piece.first] + piece.start // 8
+
+    def per_level(self, level: Level) -> Mapping[str, bytes]:
+        """Return the bytes of a level's per-level tensors."""
+        if level == DENSE:
+            return {}
+        at = self.manifest.levels.index(level)
+        infos = self._infos[at]
+        return {name: self._sparse[at].read(infos[name]) for name in self.manifest.per_level}
+
+    def _differing(self, threads: int) -> list[TensorInfo]:
+        """Return the tensors of which any sparse file has other bytes."""
+        tensors = self.container.tensors
+        places = self._places(tensors)
+        found = np.zeros(len(tensors), np.bool_)
+
+        def work(piece: Batch, scratch: Scratch) -> None:
+            if found[piece.rows].all():
+                return
+            own = _read(self.container, piece, places[0], "dense", scratch)
+            for file, begins in zip(self._sparse, places[1:], strict=True):
+                theirs = _read(file, piece, begins, "sparse", scratch)
+                if not np.array_equal(own, theirs):
+                    found[piece.rows] |= piece.counts(own != theirs) > 0 if piece.several else True
+
+        raw = [DTYPES["U8"]] * len(tensors)  # any dtype, byte by byte
+        run(pieces([t.nbytes for t in tensors], raw, _span), work, Scratch, threads)
+        return [t for t, differs in zip(tensors, found.tolist(), strict=True) if differs]
+
+    def _places(self, tensors: Sequence[TensorInfo]) -> list[Integers]:
+        """Return where tensors of dense begin in its data, and in that of each sparse file."""
+        files = [self.dense, *self._infos]
+        return [np.array([infos[t.name].begin for t in tensors], np.int64) for infos in files]
+
+    def _compare(self, pruned: Sequence[TensorInfo], threads: int) -> _Compared:
+        """Make the masks of all tensors, spool them, and count what differs."""
+        shape = (3, len(pruned), len(self._sparse))
+        places = self._places(pruned)
+
+        def work(piece: Batch, state: tuple[Integers, Scratch]) -> None:
+            (kept_of, changed, strays), scratch = state
+            rows = piece.rows
+            own = _read(self.container, piece, places[0], "dense", scratch)
+            sparser: Bytes | None = None
+            for k, file in enumerate(self._sparse):
+                theirs = _read(file, piece, places[k + 1], "sparse", scratch)
+                kept, other = _kept(piece, own, theirs)
+                packed = piece.pack_mask(kept)
+                kept_of[rows, k] += piece.mask_sums(packed)
+                changed[rows, k] += piece.counts(other)
+                if sparser is not None:
+                    strays[rows, k] += piece.mask_sums(sparser & ~packed)
+                sparser = packed
+                self._spool.write_at(self._spooled(k, piece), packed.data)
+
+        items = pieces([t.numel for t in pruned], [t.dtype for t in pruned], _span)
+        states = run(items, work, lambda: (np.zeros(shape, np.int64), Scratch()), threads)
+        return _Compared(*np.sum([counts for counts, _ in states], axis=0))
+
+    def _check(self, pruned: Sequence[TensorInfo], compared: _Compared) -> None:
+        for at in np.flatnonzero((compared.changed + compared.strays).any(axis=1)).tolist():
+            t, changed, strays = pruned[at], compared.changed[at], compared.strays[at]
+            for k, file in enumerate(self._sparse):
+                if changed[k]:
+                    raise NotABundle(
+                        f"{changed[k]:,} of {compared.kept[at, k]:,} kept weights differ from "
+                        "the dense checkpoint",
+                        file=file.path,
+                        tensor=t.name,
+                        hint="only networks that were trained nested can be bundled",
+                    )
+                if strays[k]:
+                    raise NotABundle(
+                        f"{strays[k]:,} weights kept in {self._sparse[k - 1].path} are zero here",
+                        file=file.path,
+                        tensor=t.name,
+                        hint="the masks must nest",
+                    )
+
+    def _name_levels(
+        self, levels: Sequence[Level] | None, kept: Sequence[int], numel: int
+    ) -> tuple[Level, ...]:
+        if levels is None:
+            named = [
+                shortest_level(k, numel, s.path) for k, s in zip(kept, self._sparse, strict=True)
+            ]
+        elif len(levels) != len(self._sparse):
+            raise UsageError(
+                f"{len(levels)} levels for {len(self._sparse)} sparse checkpoints",
+                hint="name one level for each",
+            )
+        else:
+            named = sorted(levels, reverse=True)
+        for k, level in enumerate(named):
+            if level in named[:k]:
+                raise NotABundle("has the level of another one", file=self._sparse[k].path)
+        return tuple(named)
+
+
+def _span(itemsize: int) -> int:
+    return SPAN
+
+
+def _read(file: Container, piece: Batch, places: Integers, use: str, scratch: Scratch) -> Bits:
+    """Read the cells of a piece."""
+    bits: Bits = scratch.array(use, piece.cells, piece.cell)
+    piece.read_into(file.read_into, places, bits.view(np.uint8).data)
+    return bits
+
+
+def _kept(piece: Batch, own: Bits, theirs: Bits) -> tuple[Bools, Bools]:
+    """Return which weights a sparse file keeps, and which of them are not those of dense."""
+    if piece.mixed:
+        kept, other = np.empty((2, piece.count), np.bool_)
+        for part, weights, cells in piece.kinds():
+            kept[weights], other[weights] = _kept(
+                part, own[cells].view(part.cell), theirs[cells].view(part.cell)
+            )
+        return kept, other
+    same = theirs == own
+    found = piece.dtypes[0].magnitudes(theirs) != 0
+    found |= same & (theirs != 0)
+    return found, found & ~same
+
+
+def _zeros(file: Container, threads: int) -> int:
+    """Return how many weights of floating-point matrices are zero."""
+    tensors = [t for t in file.tensors if t.dtype.float_bits and len(t.shape) > 1]
+    places = np.array([t.begin for t in tensors], np.int64)
+
+    def work(piece: Batch, state: tuple[list[int], Scratch]) -> None:
+        cells = _read(file, piece, places, "sparse", state[1])
+        state[0].append(piece.count - int(piece.nonzero(cells).sum()))
+
+    items = pieces([t.numel for t in tensors], [t.dtype for t in tensors], _span)
+    empty: list[int] = []
+    states = run(items, work, lambda: (empty.copy(), Scratch()), threads)
+    return sum(sum(zeros) for zeros, _ in states)
+
+
+def _check_same(dense: Container, sparse: Container) -> None:
+    """Raise NotABundle unless both have the same names, dtypes and shapes."""
+    ours = {t.name: (t.dtype.name, list(t.shape)) for t in dense.tensors}
+    theirs = {t.name: (t.dtype.name, list(t.shape)) for t in sparse.tensors}
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            a, b = ours.get(name, "missing"), theirs.get(name, "missing")
+            raise NotABundle(f"{b}, in {dense.path} {a}", file=sparse.path, tensor=name)
