@@ -8,7 +8,7 @@ from elsa_cli.checkpoint.manifest import find_manifest
 from elsa_cli.checkpoint.names import is_ours
 from elsa_cli.checkpoint.nested.reader import NestedReader
 from elsa_cli.checkpoint.packed.reader import PackedReader
-from elsa_cli.checkpoint.source import Reader
+from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.errors import AlreadyNested, InputError, NotNested
 from elsa_cli.storage.container import Container
 
@@ -62,7 +62,7 @@ def open_plain(path: str | os.PathLike[str]) -> Container:
         opened.close()
         raise AlreadyNested(
             f"is a {opened.manifest.kind} checkpoint already",
-            file=opened.path,
+            file=opened.name,
             hint="take a network out with `elsa extract --level dense` first",
         )
     reserved = next((t.name for t in opened.tensors if is_ours(t.name)), None)

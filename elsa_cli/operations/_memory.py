@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,14 @@ from safetensors.torch import save_file
 
 from elsa_cli.checkpoint.manifest import Entry, Manifest
 from elsa_cli.checkpoint.names import without_hashes
-from elsa_cli.checkpoint.nested.writer import NestedWriter
+from elsa_cli.checkpoint.nested.writer import write_nested
 from elsa_cli.checkpoint.opening import open_nested, open_plain
-from elsa_cli.core.bits import pack_bits, unpack_bits
+from elsa_cli.checkpoint.source import NestedSource, Piece
+from elsa_cli.core.batch import Batch
+from elsa_cli.core.bits import unpack_bits
 from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.core.level import DENSE, Level
-from elsa_cli.core.work import Scratch, default_threads, run
+from elsa_cli.core.work import Scratch, chunk_of, default_threads, run
 from elsa_cli.errors import ElsaError, Quantised, UsageError
 from elsa_cli.models.tensors import State, dtype_of, from_bytes, to_bytes
 from elsa_cli.operations.chosen import method_of
@@ -31,9 +33,10 @@ from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.roles import Classes
 from elsa_cli.selection.rows import normed_dims
 from elsa_cli.sparsifiers import bind
-from elsa_cli.storage.container import Container, TensorInfo, lay_out
-from elsa_cli.storage.digest import digest_ranges
+from elsa_cli.storage.container import Container, TensorInfo, TensorSpec
+from elsa_cli.storage.memory import MemoryBytes
 from elsa_cli.storage.output import OutputFile
+from elsa_cli.storage.source import Extent
 from elsa_cli.training.ladder import Nested
 
 __all__ = [
@@ -86,28 +89,29 @@ def from_nested(path: str | os.PathLike[str]) -> Source:
         values = checkpoint.load("dense", threads=default_threads())
     with open_nested(path) as reader:
         manifest = reader.manifest
-        owners: Owners = {}
-        for at, entry in enumerate(manifest.tensors):
-            owner = owners[entry.name] = np.zeros(entry.numel, np.uint8)
-            for start, count, levels in reader.masks(at):
-                for packed in levels:
-                    owner[start : start + count] += ~unpack_bits(packed, count)
+        owners: Owners = {t.name: np.zeros(t.numel, np.uint8) for t in manifest.tensors}
+        for whole in reader.wholes():
+            for entry, batch in zip(manifest.tensors[whole.rows], whole.tensors(), strict=True):
+                for piece, masks in reader.masks(batch):
+                    owner = owners[entry.name][piece.start : piece.start + piece.count]
+                    for packed in masks:
+                        owner += ~unpack_bits(packed, piece.count)
         own = {}
         for level in manifest.levels if manifest.per_level else ():
             own[level] = {
                 name: from_bytes(
                     np.frombuffer(data, np.uint8).copy(),
-                    reader.dense[name].dtype,
-                    reader.dense[name].shape,
+                    reader.tensors[name].dtype,
+                    reader.tensors[name].shape,
                 )
                 for name, data in reader.per_level(level).items()
             }
         if own:
             own[DENSE] = {name: values[name] for name in manifest.per_level}
         nested = Nested(manifest.levels, values, _shaped(owners, values), own)
-        pruned = [reader.dense[entry.name] for entry in manifest.tensors]
+        pruned = [reader.tensors[entry.name] for entry in manifest.tensors]
         dims = {t.name: 1 for t in pruned} | dict(manifest.method.get("group_dims", {}))
-        traits = Traits(dims, normed_dims(pruned, Siblings(reader.dense.values())))
+        traits = Traits(dims, normed_dims(pruned, Siblings(reader.tensors.values())))
         return Source(
             nested, reader.metadata, manifest.method, manifest.seed, manifest.masks, traits
         )
@@ -230,45 +234,56 @@ def digest_of(nested: Nested) -> str:
 
 def write(source: Source, out: OutputFile) -> int:
     """Write a nested checkpoint; return its size in bytes. The file is not committed."""
-    nested, threads = source.nested, default_threads()
-    infos = lay_out((n, dtype_of(t), tuple(t.shape)) for n, t in nested.values.items())
-    stages = range(len(nested.levels))
-    owners = {
-        info: nested.owner[info.name].numpy().reshape(-1)
-        for info in infos
-        if info.name in nested.owner
-    }
-    per_level = {
-        (level, name): to_bytes(tensor).tobytes()
-        for level, own in nested.own.items()
-        for name, tensor in own.items()
-    }
-    manifest = Manifest(
-        levels=nested.levels,
-        tensors=tuple(
-            Entry(t.name, t.dtype, t.shape, tuple(int((owner <= k).sum()) for k in stages), "")
-            for t, owner in owners.items()
-        ),
-        method=source.method,
-        seed=source.seed,
-        masks=source.masks,
-        mask_digests=(),
-        per_level=tuple(sorted({name for _, name in per_level})),
-    )
-    writer = NestedWriter(out, infos, without_hashes(source.metadata), manifest, per_level)
-    for at, owner in enumerate(owners.values()):
-        for k in stages:
-            writer.put_mask(k, at, 0, pack_bits(owner <= k))
-    writer.masks_done()
-    for info in infos:
-        writer.write(info.name, 0, to_bytes(nested.values[info.name]).data)
-    places = [writer.place_of(t.name) for t in owners]
-    digests = digest_ranges(out.read_into, places, threads)
-    tensors = zip(manifest.tensors, digests, strict=True)
-    manifest = replace(
-        manifest,
-        tensors=tuple(replace(entry, digest=digest) for entry, digest in tensors),
-        mask_digests=writer.digest_masks(threads),
-    )
-    writer.finish(manifest)
-    return writer.size
+    return write_nested(out, InMemory(source), default_threads()).size
+
+
+class InMemory(NestedSource):
+    """A nested network in memory, as a nested source."""
+
+    def __init__(self, source: Source) -> None:
+        nested = source.nested
+        data = {
+            TensorSpec(n, dtype_of(t), tuple(t.shape)): to_bytes(t).data
+            for n, t in nested.values.items()
+        }
+        self.name = "the network in memory"
+        self._values = Container(MemoryBytes.of_tensors(self.name, data))
+        self._per_level = nested.own
+        infos = [t for t in self._values.tensors if t.name in nested.owner]
+        self._owners = [nested.owner[t.name].numpy().reshape(-1) for t in infos]
+        self._begins = np.array([t.begin for t in infos], np.int64)
+        self.tensors: Mapping[str, TensorSpec] = {t.name: t.spec for t in self._values.tensors}
+        self.metadata = without_hashes(source.metadata)
+        self.manifest = Manifest(
+            levels=nested.levels,
+            tensors=tuple(Entry(t.name, t.dtype, t.shape, (), "") for t in infos),
+            method=source.method,
+            seed=source.seed,
+            masks=source.masks,
+            mask_digests=(),
+            per_level=tuple(sorted({n for own in nested.own.values() for n in own})),
+        )
+
+    def pieces(self, batch: Batch, scratch: Scratch) -> Iterator[Piece]:
+        """Yield weights and masks; see `NestedSource`."""
+        for piece in batch.pieces(chunk_of):
+            cells = scratch.array("weights", piece.cells, piece.cell)
+            piece.read_into(self._values.read_into, self._begins, cells.view(np.uint8).data)
+            span = slice(piece.start, None if piece.several else piece.start + piece.count)
+            owner = np.concatenate([owner[span] for owner in self._owners[piece.rows]])
+            stages = range(len(self.manifest.levels))
+            yield Piece(piece, cells, [piece.pack_mask(owner <= stage) for stage in stages])
+
+    def per_level(self, level: Level) -> Mapping[str, bytes]:
+        """Return the bytes of the tensors that a level has for itself; none for dense."""
+        own = {} if level == DENSE else self._per_level.get(level, {})
+        return {name: to_bytes(tensor).tobytes() for name, tensor in own.items()}
+
+    def verbatim(self, level: Level) -> Iterator[tuple[TensorSpec, Extent]]:
+        """Yield the tensors whose bytes in memory are those of the level."""
+        left_out: set[str] = set()
+        if level != DENSE:
+            left_out = {t.name for t in self.manifest.tensors} | set(self.manifest.per_level)
+        for t in self._values.tensors:
+            if t.name not in left_out:
+                yield t.spec, self._values.extent(t)

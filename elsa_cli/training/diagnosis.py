@@ -5,7 +5,7 @@ from __future__ import annotations
 from elsa_cli.models.tensors import dtype_of
 from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.rows import normed_dims
-from elsa_cli.storage.container import lay_out
+from elsa_cli.storage.container import TensorSpec, lay_out
 from elsa_cli.training.ladder import Nested
 
 __all__ = ["lost_rows", "why_not_finite"]
@@ -16,7 +16,7 @@ def lost_rows(nested: Nested) -> list[str]:
 
     Weight normalisation divides by the norm of each row, which is then 0.
     """
-    infos = lay_out((n, dtype_of(t), tuple(t.shape)) for n, t in nested.values.items())
+    infos = lay_out(TensorSpec(n, dtype_of(t), tuple(t.shape)) for n, t in nested.values.items())
     pruned = [info for info in infos if info.name in nested.owner]
     lost = []
     for name, dim in normed_dims(pruned, Siblings(infos)).items():
