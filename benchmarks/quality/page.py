@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.quality_records import Mean, Records
-from benchmarks.quality_tasks import ALL_LEVELS, DENSE, TASKS, Task
-from benchmarks.report import table
+from benchmarks.quality.records import Mean, Records
+from benchmarks.quality.tasks import ALL_LEVELS, DENSE, TASKS, Task
+from benchmarks.speed.page import table
 
 __all__ = ["METHODS", "render"]
 

@@ -1,6 +1,6 @@
 """Write a checkpoint like a small language model's, a piece at a time.
 
-`python -m benchmarks.generate FILE DTYPE BYTES SEED`, in a process of its own: it imports numpy.
+`python -m benchmarks.speed.generate FILE DTYPE BYTES SEED`, in a process of its own: it imports numpy.
 """
 
 from __future__ import annotations

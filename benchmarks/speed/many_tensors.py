@@ -1,4 +1,4 @@
-"""Measure what many small tensors cost: `python -m benchmarks.many_tensors`.
+"""Measure what many small tensors cost: `python -m benchmarks.speed.many_tensors`.
 
 Writes docs/many_tensors.md and docs/many_tensors.json. Every command runs on checkpoints of many
 matrices of 8x8, with short and with long names, and on one matrix of the same bytes.
@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.machine import describe
-from benchmarks.measure import Command, rounds
-from benchmarks.report import spread_text, table
-from benchmarks.results import Spread
+from benchmarks.speed.processes import Command, rounds
+from benchmarks.speed.page import spread_text, table
+from benchmarks.speed.results import Spread
 
 __all__ = ["ManyResults", "Measured", "main", "render"]
 
@@ -38,7 +38,7 @@ NAMES: dict[str, Callable[[int], str]] = {
 }
 
 INTRODUCTION = """\
-Written by `python -m benchmarks.many_tensors`; the figures behind it are in
+Written by `python -m benchmarks.speed.many_tensors`; the figures behind it are in
 [many_tensors.json](many_tensors.json). Every command runs on a checkpoint of {tensors:,} F32
 matrices of 8 × 8, once with short and once with long names, and on one of a single matrix of the
 same {megabytes:.2f} MB of weights.
@@ -162,7 +162,9 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.many_tensors", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed.many_tensors", description=__doc__
+    )
     parser.add_argument(
         "--folder", type=Path, default=Path(), help="where files are written and removed again"
     )

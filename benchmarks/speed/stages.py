@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.entropy import mask_entropy
-from benchmarks.measure import Command, Run, pairs, rounds, run_once, timing
-from benchmarks.results import Claim, Results, Row, Spread
+from benchmarks.speed.entropy import mask_entropy
+from benchmarks.speed.processes import Command, Run, pairs, rounds, run_once, timing
+from benchmarks.speed.results import Claim, Results, Row, Spread
 
 __all__ = [
     "LEVELS",
@@ -130,7 +130,7 @@ class Subject:
 def make_checkpoint(subject: Subject, size: int) -> None:
     """Generate the dense checkpoint of `size` bytes, in a process of its own."""
     path, dtype = str(subject.dense), subject.dtype
-    argv = [sys.executable, "-m", "benchmarks.generate", path, dtype, str(size), "0"]
+    argv = [sys.executable, "-m", "benchmarks.speed.generate", path, dtype, str(size), "0"]
     subprocess.run(argv, check=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.results import Results, Row
+from benchmarks.speed.results import Results, Row
 
 __all__ = ["draw", "growth"]
 

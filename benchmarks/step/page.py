@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.report import spread_text, table
-from benchmarks.results import Spread
+from benchmarks.speed.page import spread_text, table
+from benchmarks.speed.results import Spread
 
 __all__ = ["GOAL", "Case", "Held", "StepResults", "render"]
 

@@ -1,4 +1,4 @@
-"""Measure speed and memory: `python -m benchmarks`, from the repository's root.
+"""Measure speed and memory: `python -m benchmarks.speed`, from the repository's root.
 
 Writes docs/performance.md, .json and .png. With the extra `bench` installed, and torch, other
 tools are measured on the same weights; without them that part is left out.
@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.machine import describe
-from benchmarks.measure import floor
-from benchmarks.plot import draw
-from benchmarks.report import goals_text, render
-from benchmarks.results import Results, load, save
-from benchmarks.rivals import measure_bitmask, measure_prune, measure_start
-from benchmarks.stages import Bench, Subject, make_checkpoint, measure_levels, measure_upkeep
+from benchmarks.speed.processes import floor
+from benchmarks.speed.plot import draw
+from benchmarks.speed.page import goals_text, render
+from benchmarks.speed.results import Results, load, save
+from benchmarks.speed.rivals import measure_bitmask, measure_prune, measure_start
+from benchmarks.speed.stages import Bench, Subject, make_checkpoint, measure_levels, measure_upkeep
 
 GROWTH = (0.25, 1.0, 4.0)
 QUICK_GROWTH = (0.01, 0.02, 0.04)
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument(
         "--folder", type=Path, default=Path(), help="where files are written and removed again"
     )

@@ -1,4 +1,4 @@
-"""Count the weights in which two checkpoints differ: `python -m benchmarks.compare A B`.
+"""Count the weights in which two checkpoints differ: `python -m benchmarks.speed.compare A B`.
 
 The two zeros count as equal, since peers do not keep the sign of a zero.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.entropy import header
+from benchmarks.speed.entropy import header
 
 __all__ = ["differing"]
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.quality_tasks import DENSE, LEVELS, Task
+from benchmarks.quality.tasks import DENSE, LEVELS, Task
 from elsa_cli import TrainOptions, evaluate, freeze_train, load_level, open_nested, sparsify
 from elsa_cli.models.recipe import Recipe
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.results import Spread, Timing
+from benchmarks.speed.results import Spread, Timing
 
 __all__ = ["Command", "Failed", "Run", "floor", "pairs", "rounds", "run_once", "timing"]
 

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from benchmarks.machine import describe_training
-from benchmarks.results import Spread
-from benchmarks.step_networks import SUBJECTS, Batch, Subject, prunable
-from benchmarks.step_page import Case, Held, StepResults, render
+from benchmarks.speed.results import Spread
+from benchmarks.step.networks import SUBJECTS, Batch, Subject, prunable
+from benchmarks.step.page import Case, Held, StepResults, render
 from elsa_cli import FrozenMask
 from elsa_cli.models.device import pick_device
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 from benchmarks.machine import available_memory
-from benchmarks.measure import Command, Failed, Run, pairs, rounds, run_once, timing
-from benchmarks.results import Row, Spread
-from benchmarks.stages import LEVELS, SPARSEST, Bench, Subject, make_checkpoint
+from benchmarks.speed.processes import Command, Failed, Run, pairs, rounds, run_once, timing
+from benchmarks.speed.results import Row, Spread
+from benchmarks.speed.stages import LEVELS, SPARSEST, Bench, Subject, make_checkpoint
 
 __all__ = ["measure_bitmask", "measure_prune", "measure_start"]
 
@@ -100,7 +100,7 @@ def measure_prune(bench: Bench, subject: Subject) -> None:
         subject.dtype, f"{label}, memory", row.ours.peak / row.base.peak, 0.1, unit="× its peak"
     )
     if both:
-        argv = [sys.executable, "-m", "benchmarks.compare", str(theirs), str(sparse)]
+        argv = [sys.executable, "-m", "benchmarks.speed.compare", str(theirs), str(sparse)]
         differ = json.loads(run_once(Command(argv)).stdout)["differ"]
         bench.results.facts.append(
             f"{subject.dtype}: the networks that torch.nn.utils.prune and elsa make differ in "

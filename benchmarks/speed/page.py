@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.plot import growth
-from benchmarks.results import Claim, Results, Row, Spread
+from benchmarks.speed.plot import growth
+from benchmarks.speed.results import Claim, Results, Row, Spread
 
 __all__ = ["goals_text", "render", "spread_text", "table"]
 
 INTRODUCTION = """\
-Written by `python -m benchmarks`; the figures behind it are in
+Written by `python -m benchmarks.speed`; the figures behind it are in
 [performance.json](performance.json). Checkpoints have {size:g} GB. Rounds: {runs}, 3 at most beside
 other tools and over other sizes, 15 for the start. All comparisons are
 ratios from one run on one machine; absolute times say little about another.

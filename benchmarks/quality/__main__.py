@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import describe_training
-from benchmarks.quality_page import render
-from benchmarks.quality_plot import draw
-from benchmarks.quality_records import Measurement, Records
-from benchmarks.quality_runs import (
+from benchmarks.quality.page import render
+from benchmarks.quality.plot import draw
+from benchmarks.quality.records import Measurement, Records
+from benchmarks.quality.runs import (
     NESTED,
     dense_start,
     measured_items,
@@ -35,7 +35,7 @@ from benchmarks.quality_runs import (
     steps_of,
     zeroed,
 )
-from benchmarks.quality_tasks import ALL_LEVELS, DENSE, TASKS, Task, quick
+from benchmarks.quality.tasks import ALL_LEVELS, DENSE, TASKS, Task, quick
 from elsa_cli import TrainOptions
 from elsa_cli.errors import Interrupted
 
