@@ -7,21 +7,31 @@ tools are measured on the same weights; without them that part is left out.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-import tempfile
 from pathlib import Path
 
+from benchmarks import options as shared
+from benchmarks.goals import CALL, PRUNE_MEMORY, PRUNE_SPEED
 from benchmarks.machine import describe
-from benchmarks.speed.processes import floor
-from benchmarks.speed.plot import draw
+from benchmarks.page import write
+from benchmarks.speed.bench import Bench, Subject, make_checkpoint
+from benchmarks.speed.growth import measure_growth, peaks
 from benchmarks.speed.page import goals_text, render
-from benchmarks.speed.results import Results, load, save
-from benchmarks.speed.rivals import measure_bitmask, measure_prune, measure_start
-from benchmarks.speed.stages import Bench, Subject, make_checkpoint, measure_levels, measure_upkeep
+from benchmarks.speed.plot import draw
+from benchmarks.speed.processes import floor
+from benchmarks.speed.profiles import profile_missed
+from benchmarks.speed.results import Results, load
+from benchmarks.speed.rivals import measure_bitmask, measure_prune
+from benchmarks.speed.stages import measure_levels, measure_upkeep
+from benchmarks.speed.start import measure_start
 
-GROWTH = (0.25, 1.0, 4.0)
-QUICK_GROWTH = (0.01, 0.02, 0.04)
+SIZE, QUICK_SIZE = 1.07, 0.02
 DTYPES = ("bf16", "fp32")
+# Where compiled kernels are kept; told to every process, so that first runs find nothing.
+CACHES = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
+EMPTY = "no compiled kernels on the machine"
+KNOWN = "the compiled kernels that were on the machine"
 
 
 def main() -> None:
@@ -31,41 +41,30 @@ def main() -> None:
     if options.render:
         results = load(options.docs / f"{page}.json")
     else:
-        if options.folder is not None:
-            options.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="elsa-bench-", dir=options.folder) as folder:
-            results = _measure(options, Path(folder))
+        with shared.scratch(options) as folder:
+            results = _measure(options, folder)
     for dtype in (*results.options["dtypes"], ""):
-        print(f"{dtype or 'start'}\n{goals_text(results.claims, dtype)}")
-    if options.docs is None:
-        return
-    options.docs.mkdir(parents=True, exist_ok=True)
-    if not options.render:
-        save(results, options.docs / f"{page}.json")
-    (options.docs / f"{page}.md").write_text(render(results))
-    draw(results, options.docs / f"{page}.png")
+        print(f"{dtype or 'start'}\n{goals_text(results, dtype)}")
+    write(options.docs, page, render(results), results)
+    if options.docs is not None:
+        draw(results, options.docs / f"{page}.png")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument(
-        "--folder", type=Path, default=Path(), help="where files are written and removed again"
-    )
-    parser.add_argument("--size", type=float, default=1.0, help="GB of a checkpoint [1.0]")
+    shared.add_folder(parser)
+    parser.add_argument("--size", type=float, default=SIZE, help=f"GB of a checkpoint [{SIZE}]")
     parser.add_argument("--runs", type=int, default=5, help="rounds that count [5]")
-    parser.add_argument("--docs", type=Path, help="where the page goes [docs; none with --quick]")
     parser.add_argument("--no-peers", action="store_true", help="leave out other tools")
-    parser.add_argument("--quick", action="store_true", help="small sizes: does it run at all?")
     parser.add_argument("--render", action="store_true", help="only write the page again")
-    options = parser.parse_args()
+    shared.add_docs(parser, "small sizes, one round")
+    options = shared.parse(parser)
     if options.runs < 1 or options.size <= 0:
         parser.error("--size and --runs must be positive")
     if options.render and options.quick:
         parser.error("--render writes the page of a real run")
     if options.quick:
-        options.size, options.runs = QUICK_GROWTH[1], 1
-    elif options.docs is None:
-        options.docs = Path("docs")
+        options.size, options.runs = QUICK_SIZE, 1
     return options
 
 
@@ -73,33 +72,33 @@ def _measure(options: argparse.Namespace, folder: Path) -> Results:
     """Run everything."""
     results = Results(machine=describe(folder))
     bench = Bench(folder, options.runs, results, warm=not options.quick)
-    sizes = QUICK_GROWTH if options.quick else GROWTH
-    results.options = {"size": options.size, "runs": options.runs, "dtypes": list(DTYPES)}
+    start_runs = 3 if options.quick else 15
+    results.options = {
+        "size": options.size,
+        "runs": options.runs,
+        "start_runs": start_runs,
+        "dtypes": list(DTYPES),
+        "caches": KNOWN if options.quick else EMPTY,
+    }
+    if not options.quick:
+        os.environ |= dict.fromkeys(CACHES, str(folder / "caches"))
     for dtype in DTYPES:
-        subject = Subject(dtype, dtype, folder / "dense.safetensors")
+        subject = Subject(dtype, folder / "dense.safetensors")
         bench.log(f"{dtype}: {options.size:g} GB")
         make_checkpoint(subject, int(options.size * 1e9))
-        measure_levels(bench, subject, claims=True)
+        measure_levels(bench, subject)
         measure_upkeep(bench, subject)
-        if not options.no_peers:
+        if options.no_peers:
+            bench.left_out("other tools were left out", CALL, PRUNE_SPEED, PRUNE_MEMORY)
+        else:
             measure_bitmask(bench, subject)
             if dtype == "fp32":
                 measure_prune(bench, subject)
+        profile_missed(bench, subject)
         subject.remove()
-    bench.runs = min(options.runs, 3)
-    for size in sizes:
-        if size != options.size:
-            subject = Subject("growth", "bf16", folder / "dense.safetensors")
-            bench.log(f"growth: {size:g} GB")
-            make_checkpoint(subject, int(size * 1e9))
-            measure_levels(bench, subject, claims=False)
-            subject.remove()
-    largest = max(sizes)
-    for what, goal in (("sparsify", 300.0), ("extract", 200.0)):
-        peak = max(r.ours.peak for r in results.rows if r.what == what and r.dtype == "bf16")
-        label = f"{what}, peak memory up to {largest:g} GB"
-        bench.claim("bf16", label, peak / 1e6, goal, unit="MB")
-    measure_start(bench, 3 if options.quick else 15)
+    measure_growth(bench, [options.size * factor for factor in (0.25, 1, 4)])
+    peaks(bench)
+    measure_start(bench, start_runs)
     results.options["floor"] = f"{floor() / 1e6:.0f} MB"
     for heavy in ("numpy", "torch", "matplotlib"):
         assert heavy not in sys.modules, f"{heavy} would count as memory of what is measured"

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.machine import describe
-from benchmarks.speed.processes import Command, rounds
 from benchmarks.speed.page import spread_text, table
+from benchmarks.speed.processes import Command, rounds
 from benchmarks.speed.results import Spread
 
 __all__ = ["ManyResults", "Measured", "main", "render"]

@@ -4,53 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.goals import GOALS
+from benchmarks.page import join, machine_table, megabytes, spread_text, table, verdict
 from benchmarks.speed.plot import growth
-from benchmarks.speed.results import Claim, Results, Row, Spread
+from benchmarks.speed.remarks import INTRODUCTION, METHOD, PEERS, PROFILES
+from benchmarks.speed.results import First, Profile, Results, Row
 
-__all__ = ["goals_text", "render", "spread_text", "table"]
-
-INTRODUCTION = """\
-Written by `python -m benchmarks.speed`; the figures behind it are in
-[performance.json](performance.json). Checkpoints have {size:g} GB. Rounds: {runs}, 3 at most beside
-other tools and over other sizes, 15 for the start. All comparisons are
-ratios from one run on one machine; absolute times say little about another.
-"""
-
-METHOD = """\
-- Every command is timed as a whole process, from start to exit, interpreter and imports included.
-- Checkpoints are generated: normal weights, a scale of its own for each matrix, an embedding of a
-  tenth of the weights, norms; names and shapes as in a small language model.
-- A command and `cp` of the file it is compared with run in turn on one file system, each onto a
-  path that does not exist; a first round is not counted, so inputs lie in the page cache. Before
-  every run the file system is synced. Every other round runs backwards. A ratio is taken within a
-  round; the tables show the median and, in brackets, smallest and largest.
-- Peak memory is the resident set the kernel reports for the ended process, the largest over all
-  rounds, file pages mapped into it included. It cannot be told apart below the size of the process
-  that measures, {floor}: `cp` needs less than the tables say.
-- Sizes are decimal: 1 GB is 10⁹ bytes.
-"""
-
-REMARKS = """\
-- `cp` leaves its output in the page cache; an elsa command that writes ends with an fsync before
-  its output gets its name, so that a file is complete or absent. The goals count against plain
-  `cp` all the same. The column "× cp + fsync" compares with `cp a b && sync b`, which does as much.
-- Beside compressed-tensors the jobs are not the same. Its compressor takes one sparse network and
-  writes that one; `pack` takes a nested checkpoint and writes every weight of the dense network and
-  three masks. Extracting and decompressing do the same job: both write the network at 0.9. A
-  large part of the peers' whole processes is importing torch and what comes with it, so two more
-  figures are taken inside them: "without imports" is loading, the call and saving; "the call alone"
-  leaves out loading and saving too. Both stand beside a whole elsa process.
-- `torch.nn.utils.prune` makes one sparse network; `sparsify` chooses three masks and keeps the
-  dense weights. "sparsify to 0.9, then extract" is the job of the peer: two processes, one level.
-- What keeps `sparsify` and `pack` from their goals is arithmetic, not reading or writing: see the
-  CPU seconds beside those of `cp`. `sparsify` compares every weight with a few keys for each level,
-  twice: to find the cuts and to make the masks. `pack` finds the positions of every shell, codes
-  the masks and deals the weights out. Each is a handful of numpy calls a weight; they fill two
-  cores, and a `cp` inside the kernel moves several GB a second.
-- Generated weights are independent of each other within a matrix. The entropy
-  is that of each matrix's counts; masks of trained networks have structure beyond them, which was
-  not measured here.
-"""
+__all__ = ["goals_text", "render"]
 
 
 def render(results: Results) -> str:
@@ -58,69 +18,111 @@ def render(results: Results) -> str:
     options = results.options
     parts = ["# Performance", "", INTRODUCTION.format(**options)]
     for dtype in options["dtypes"]:
-        parts += [f"## {dtype}, goals", "", goals_text(results.claims, dtype)]
+        parts += [f"## {dtype}, goals", "", goals_text(results, dtype)]
+    parts += ["## Start, goals", "", goals_text(results, "")]
+    if results.profiles:
+        parts += ["## Where the time goes", "", PROFILES, _profiles(results.profiles)]
+    for dtype in options["dtypes"]:
         rows = [row for row in results.rows if row.section == dtype]
         parts += [f"## {dtype}, times", "", _times(rows)]
-    parts += ["## Start", "", goals_text(results.claims, "")]
+    parts += ["## First run on a machine", "", _first_text(options["caches"])]
+    parts += [_firsts(results.firsts)]
     rows = [row for row in results.rows if row.section == "peers"]
     if rows:
-        parts += ["## Other tools on the same weights", "", _peers(rows)]
+        parts += ["## Other tools on the same weights", "", _peers(rows), PEERS]
     parts += ["## Growth", "", "![Time and memory over size](performance.png)", ""]
     parts += [_growth(results)]
     if results.facts:
         parts += ["## Also found", "", *(f"- {fact}" for fact in results.facts), ""]
-    parts += ["## Machine", "", table(["", ""], [[k, v] for k, v in results.machine.items()])]
-    parts += ["## How it was measured", "", METHOD.format(floor=options["floor"])]
-    parts += ["## Remarks", "", REMARKS]
-    return "\n".join(parts).rstrip() + "\n"
+    parts += machine_table(results.machine)
+    parts += ["## How it was measured", "", METHOD.format(**options)]
+    return join(parts)
 
 
-def goals_text(claims: Sequence[Claim], dtype: str) -> str:
-    """Return the table of the goals of a dtype, or of those without one."""
+def goals_text(results: Results, dtype: str) -> str:
+    """Return the table of the goals of a dtype, or of those without one.
+
+    Every goal has a row; one that was not measured says why.
+    """
     rows = []
-    for c in claims:
-        if c.dtype == dtype:
-            bound = f"{'≥' if c.at_least else '≤'} {c.goal:g} {c.unit}"
-            met = "yes" if c.met else "**no**"
-            rows.append([c.what, f"{spread_text(c.found)} {c.unit}", bound, met])
-    return table(["what", "found", "goal", "met"], rows)
+    for goal in GOALS:
+        if dtype not in goal.dtypes:
+            continue
+        figure = results.figure(goal.what, goal.unit, dtype)
+        found, met, beside = "not measured", "–", "" if figure is None else figure.beside
+        if figure is not None and figure.found is not None:
+            found, met = spread_text(figure.found), verdict(goal.met(figure.found))
+        rows.append([goal.what, found, goal.text, met, beside])
+    return table(["command", "found", "goal", "met", "beside it"], rows)
 
 
 def _times(rows: Sequence[Row]) -> str:
-    head = ["command", "s", "CPU s", "peak", "written", "beside", "s", "× cp", "× cp + fsync"]
-    return table(
-        head,
-        [
-            [
-                row.what,
-                spread_text(row.ours.seconds),
-                f"{row.ours.cpu:.2f}",
-                _mb(row.ours.peak),
-                _mb(row.written) if row.written else "–",
-                row.against,
-                spread_text(row.base.seconds),
-                spread_text(row.ratio),
-                spread_text(row.synced) if row.synced else "–",
-            ]
-            for row in rows
-        ],
+    head = ["command", "s", "user s", "system s", "peak", "written", "beside"]
+    head += ["cp + sync, s", "× cp + sync", "cp, s", "× cp"]
+    return table(head, [_time(row) for row in rows])
+
+
+def _time(row: Row) -> list[str]:
+    assert row.plain is not None
+    assert row.plain_ratio is not None
+    return [
+        row.what,
+        spread_text(row.ours.seconds),
+        spread_text(row.ours.user),
+        spread_text(row.ours.system),
+        megabytes(row.ours.peak),
+        megabytes(row.written) if row.written else "–",
+        row.against,
+        spread_text(row.base.seconds),
+        spread_text(row.ratio),
+        spread_text(row.plain.seconds),
+        spread_text(row.plain_ratio),
+    ]
+
+
+def _first_text(caches: str) -> str:
+    return (
+        "Each command ran once before its rounds, in the order of the table, with\n"
+        f"{caches}. What one run compiles, the next ones find.\n"
     )
 
 
+def _firsts(firsts: Sequence[First]) -> str:
+    head = ["command", "weights", "first run, s", "user s", "in the rounds, s", "user s"]
+    rows = []
+    for first in firsts:
+        row = [first.what, first.dtype, f"{first.seconds:.2f}", f"{first.user:.2f}"]
+        rows.append([*row, spread_text(first.later), spread_text(first.later_user)])
+    return table(head, rows)
+
+
+def _profiles(profiles: Sequence[Profile]) -> str:
+    rows = []
+    for profile in profiles:
+        whole = sum(share.user + share.system for share in profile.shares)
+        name = f"{profile.what}, {profile.dtype}" if profile.dtype else profile.what
+        for share in profile.shares:
+            part = (share.user + share.system) / whole if whole else 0.0
+            times = [f"{share.user:.2f}", f"{share.system:.2f}", f"{part:.0%}"]
+            rows.append([name, share.function, *times])
+            name = ""
+    return table(["command", "inside", "user s", "system s", "share"], rows)
+
+
 def _peers(rows: Sequence[Row]) -> str:
-    head = ["elsa", "s", "peak", "beside", "s", "peak", "file", "elsa is faster"]
+    head = ["elsa", "s", "peak", "beside", "s", "peak", "file", "elsa is faster, ×"]
     return table(
         head,
         [
             [
                 row.what,
                 spread_text(row.ours.seconds),
-                _mb(row.ours.peak),
+                megabytes(row.ours.peak),
                 row.against,
                 spread_text(row.base.seconds),
-                _mb(row.base.peak),
+                megabytes(row.base.peak),
                 f"{row.size / 1e9:.2f} GB {row.dtype}",
-                f"{1 / row.ratio.median:.1f} × ({1 / row.ratio.high:.1f}–{1 / row.ratio.low:.1f})",
+                spread_text(row.ratio.inverse),
             ]
             for row in rows
         ],
@@ -128,36 +130,19 @@ def _peers(rows: Sequence[Row]) -> str:
 
 
 def _growth(results: Results) -> str:
+    head = ["checkpoint, bf16", "command", "s", "user s per 10⁹ weights", "peak"]
+    head += ["cp + sync, s", "× cp + sync"]
     rows = [
         [
             f"{row.size / 1e9:.2f} GB",
             what,
             spread_text(row.ours.seconds),
-            _mb(row.ours.peak),
-            row.against,
+            spread_text(row.user),
+            megabytes(row.ours.peak),
             spread_text(row.base.seconds),
             spread_text(row.ratio),
         ]
         for what, of in growth(results).items()
         for row in of
     ]
-    return table(["checkpoint, bf16", "command", "s", "peak", "beside", "s", "× cp"], rows)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def spread_text(s: Spread) -> str:
-    """Return the median and, if they differ, smallest and largest."""
-    digits = 0 if s.median >= 100 else 1 if s.median >= 20 else 2
-    if s.median < 0.1 or (s.low == s.high and s.median < 10):  # the latter is counted, not timed
-        digits = 3
-    middle = f"{s.median:,.{digits}f}"
-    return middle if s.low == s.high else f"{middle} ({s.low:,.{digits}f}–{s.high:,.{digits}f})"
-
-
-def _mb(nbytes: int) -> str:
-    return f"{nbytes / 1e6:,.0f} MB"
+    return table(head, rows)

@@ -1,30 +1,35 @@
-"""What the benchmarks find, as plain records that go to JSON and come back."""
+"""What the benchmarks of speed find, as plain records that go to JSON and come back."""
 
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = ["Claim", "Results", "Row", "Spread", "Timing", "load", "save"]
+from benchmarks.figures import Spread
+from benchmarks.speed.processes import Run
+
+__all__ = [
+    "Figure",
+    "First",
+    "Profile",
+    "Results",
+    "Row",
+    "Share",
+    "Timing",
+    "load",
+    "pairs",
+]
+
+ITEMSIZE = {"bf16": 2, "fp32": 4}
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Median, smallest and largest of some figures."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, figures: Iterable[float]) -> Spread:
-        """Summarise `figures`, of which there is at least one."""
-        values = sorted(figures)
-        return cls(statistics.median(values), values[0], values[-1])
+def pairs(ours: Sequence[Run], base: Sequence[Run]) -> Spread:
+    """Return the ratio of wall times, round by round."""
+    return Spread.of(a.seconds / b.seconds for a, b in zip(ours, base, strict=True))
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,29 @@ class Timing:
 
     Attributes:
         seconds: Wall time of the whole process.
-        cpu: User and system seconds, median.
+        user: User CPU seconds.
+        system: System CPU seconds.
         peak: Largest resident set, bytes.
         read: Bytes the process asked to read, median; None where the system does not tell.
     """
 
     seconds: Spread
-    cpu: float
+    user: Spread
+    system: Spread
     peak: int
     read: int | None
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> Timing:
+        """Summarise the runs of one command."""
+        reads = [run.read for run in runs if run.read is not None]
+        return cls(
+            seconds=Spread.of(run.seconds for run in runs),
+            user=Spread.of(run.user for run in runs),
+            system=Spread.of(run.system for run in runs),
+            peak=max(run.peak for run in runs),
+            read=int(Spread.of(reads).median) if reads else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -56,9 +75,10 @@ class Row:
         size: Bytes of the dense checkpoint.
         written: Bytes the command wrote.
         ours: The command.
-        base: What it is compared with.
+        base: What it is compared with; beside a copy, `cp a b && sync b`.
         ratio: Wall time over that of `base`, pair by pair.
-        synced: Wall time over that of `cp` and an fsync of its output, pair by pair.
+        plain: `cp a b` alone, where the row stands beside a copy.
+        plain_ratio: Wall time over that of `plain`, pair by pair.
     """
 
     section: str
@@ -70,34 +90,115 @@ class Row:
     ours: Timing
     base: Timing
     ratio: Spread
-    synced: Spread | None = None
+    plain: Timing | None = None
+    plain_ratio: Spread | None = None
+
+    @classmethod
+    def of(
+        cls,
+        section: str,
+        what: str,
+        against: str,
+        ours: Sequence[Run],
+        base: Sequence[Run],
+        *,
+        plain: Sequence[Run] | None = None,
+        dtype: str = "",
+        size: int = 0,
+    ) -> Row:
+        """Summarise rounds in which a command and its neighbours took turns."""
+        return cls(
+            section=section,
+            what=what,
+            against=against,
+            dtype=dtype,
+            size=size,
+            written=ours[-1].written,
+            ours=Timing.of(ours),
+            base=Timing.of(base),
+            ratio=pairs(ours, base),
+            plain=None if plain is None else Timing.of(plain),
+            plain_ratio=None if plain is None else pairs(ours, plain),
+        )
+
+    @property
+    def billions(self) -> float:
+        """Weights of the dense checkpoint, in 10⁹."""
+        return self.size / ITEMSIZE[self.dtype] / 1e9
+
+    @property
+    def user(self) -> Spread:
+        """User CPU seconds of the command per 10⁹ weights."""
+        return self.ours.user.times(1 / self.billions)
+
+    @property
+    def system(self) -> Spread:
+        """System CPU seconds of the command per 10⁹ weights."""
+        return self.ours.system.times(1 / self.billions)
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A goal and what was found.
+class Figure:
+    """What was found for a goal; command, unit and dtype tell which.
 
     Attributes:
+        what: The command.
+        unit: Unit of the figure.
         dtype: Dtype of the weights; empty where there are none.
-        what: What is measured.
-        unit: Unit of the figures, such as `× cp`.
-        found: The figures.
-        goal: The bound.
-        at_least: Whether the bound is a lower one.
+        found: The figure; None if it was not measured.
+        beside: What to read beside it, or why it was not measured.
     """
 
-    dtype: str
     what: str
     unit: str
-    found: Spread
-    goal: float
-    at_least: bool = False
+    dtype: str
+    found: Spread | None
+    beside: str = ""
 
-    @property
-    def met(self) -> bool:
-        """Whether the median meets the goal."""
-        median = self.found.median
-        return median >= self.goal if self.at_least else median <= self.goal
+
+@dataclass(frozen=True)
+class First:
+    """The first run of a command, before the rounds.
+
+    Attributes:
+        what: The command.
+        dtype: Dtype of the weights.
+        seconds: Wall time.
+        user: User CPU seconds.
+        later: Wall time of the rounds.
+        later_user: User CPU seconds of the rounds.
+    """
+
+    what: str
+    dtype: str
+    seconds: float
+    user: float
+    later: Spread
+    later_user: Spread
+
+
+@dataclass(frozen=True)
+class Share:
+    """CPU seconds of a sampled process spent inside one function of elsa."""
+
+    function: str
+    user: float
+    system: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where one run of a command spent its CPU time, largest first.
+
+    Attributes:
+        what: The command.
+        dtype: Dtype of the weights; empty where it does not matter.
+        shares: What each function took.
+    """
+
+    what: str
+    dtype: str
+    shares: list[Share]
 
 
 @dataclass
@@ -108,37 +209,41 @@ class Results:
         machine: Where it ran, in words.
         options: How it was asked to run.
         rows: Timings.
-        claims: Goals.
+        figures: What the goals are about.
+        firsts: First runs.
+        profiles: Where commands that miss a goal spend their time.
         facts: Findings that are not times, each a sentence.
     """
 
     machine: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-    claims: list[Claim] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    firsts: list[First] = field(default_factory=list)
+    profiles: list[Profile] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
 
-
-def save(results: Results, path: Path) -> None:
-    """Write the results as JSON."""
-    path.write_text(json.dumps(asdict(results), indent=1, ensure_ascii=False) + "\n")
+    def figure(self, what: str, unit: str, dtype: str) -> Figure | None:
+        """Return what was found for a goal; None if nothing is known of it."""
+        wanted = (what, unit, dtype)
+        return next((f for f in self.figures if (f.what, f.unit, f.dtype) == wanted), None)
 
 
 def load(path: Path) -> Results:
-    """Read what `save` wrote."""
-    raw = json.loads(path.read_text())
-    return Results(
-        machine=raw["machine"],
-        options=raw["options"],
-        rows=[_row(r) for r in raw["rows"]],
-        claims=[Claim(**{**c, "found": Spread(**c["found"])}) for c in raw["claims"]],
-        facts=raw["facts"],
-    )
+    """Read the figures behind a page."""
+    found = _build(Results, json.loads(path.read_text()))
+    assert isinstance(found, Results)
+    return found
 
 
-def _row(raw: dict[str, Any]) -> Row:
-    for side in ("ours", "base"):
-        raw[side] = Timing(**{**raw[side], "seconds": Spread(**raw[side]["seconds"])})
-    raw["ratio"] = Spread(**raw["ratio"])
-    raw["synced"] = None if raw["synced"] is None else Spread(**raw["synced"])
-    return Row(**raw)
+def _build(kind: Any, raw: Any) -> Any:
+    """Turn what JSON gave into a dataclass, or a list of them, or leave it as it is."""
+    if isinstance(kind, types.UnionType):
+        return None if raw is None else _build(get_args(kind)[0], raw)
+    if get_origin(kind) is list:
+        return [_build(get_args(kind)[0], item) for item in raw]
+    if is_dataclass(kind):
+        assert isinstance(kind, type)
+        hints = get_type_hints(kind)
+        return kind(**{name: _build(hints[name], value) for name, value in raw.items()})
+    return raw

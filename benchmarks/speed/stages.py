@@ -5,174 +5,45 @@ from __future__ import annotations
 import filecmp
 import json
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.figures import Spread
+from benchmarks.goals import CP, ENTROPY, PREFIX, USER
+from benchmarks.page import spread_text
+from benchmarks.speed.bench import SPARSEST, Bench, Subject, copies
 from benchmarks.speed.entropy import mask_entropy
-from benchmarks.speed.processes import Command, Run, pairs, rounds, run_once, timing
-from benchmarks.speed.results import Claim, Results, Row, Spread
+from benchmarks.speed.processes import Command, Run, rounds, run_once
+from benchmarks.speed.results import First, Row
 
-__all__ = [
-    "LEVELS",
-    "SPARSEST",
-    "Bench",
-    "Subject",
-    "make_checkpoint",
-    "measure_levels",
-    "measure_upkeep",
-]
+__all__ = ["measure_levels", "measure_upkeep", "noise"]
 
-LEVELS = "0.5,0.7,0.9"
-SPARSEST = "0.9"
-SYNCED = 'cp "$1" "$2" && sync "$2"'
+NOISY = 1.5  # from here on, largest over smallest time of cp itself is said beside a ratio
 
 
-@dataclass
-class Bench:
-    """What every measurement needs.
-
-    Attributes:
-        folder: Where files may be written.
-        runs: How many rounds are counted.
-        results: Where findings go.
-        warm: Whether a first round is not counted.
-    """
-
-    folder: Path
-    runs: int
-    results: Results
-    warm: bool = True
-    _began: float = field(default_factory=time.perf_counter)
-
-    @property
-    def peer_runs(self) -> int:
-        """Rounds with other tools, which take their time."""
-        return min(self.runs, 3)
-
-    @property
-    def elsa(self) -> list[str]:
-        """The command, installed beside the interpreter or as a module."""
-        script = Path(sys.executable).parent / "elsa"
-        return [str(script)] if script.exists() else [sys.executable, "-m", "elsa_cli"]
-
-    def log(self, text: str) -> None:
-        """Tell on standard error how far it got."""
-        print(f"[{time.perf_counter() - self._began:5.0f} s] {text}", file=sys.stderr, flush=True)
-
-    def add(self, row: Row) -> None:
-        """Keep a row, and show it."""
-        self.results.rows.append(row)
-        self.log(
-            f"{row.section} {row.dtype} {row.what}: {row.ours.seconds.median:.2f} s, "
-            f"{row.ratio.median:.2f} x {row.against} ({row.base.seconds.median:.2f} s), "
-            f"peak {row.ours.peak / 1e6:.0f} MB"
-        )
-
-    def claim(
-        self,
-        dtype: str,
-        what: str,
-        found: Spread | float,
-        goal: float,
-        *,
-        unit: str,
-        at_least: bool = False,
-    ) -> None:
-        """Keep a goal and what was found."""
-        spread = found if isinstance(found, Spread) else Spread(found, found, found)
-        self.results.claims.append(Claim(dtype, what, unit, spread, goal, at_least))
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A generated checkpoint and what is made of it.
-
-    Attributes:
-        section: Section of the results that its rows belong to.
-        dtype: `bf16` or `fp32`.
-        dense: The checkpoint.
-    """
-
-    section: str
-    dtype: str
-    dense: Path
-
-    @property
-    def nested(self) -> Path:
-        """The nested checkpoint."""
-        return self.dense.with_name("nested.elsa.safetensors")
-
-    @property
-    def packed(self) -> Path:
-        """The packed checkpoint."""
-        return self.dense.with_name("packed.elsa.safetensors")
-
-    @property
-    def sparse(self) -> Path:
-        """The sparsest level, extracted."""
-        return self.dense.with_name("sparse.safetensors")
-
-    @property
-    def scratch(self) -> Path:
-        """Whatever does not stay."""
-        return self.dense.with_name("scratch.safetensors")
-
-    def remove(self) -> None:
-        """Delete all of them."""
-        for path in (self.dense, self.nested, self.packed, self.sparse, self.scratch):
-            path.unlink(missing_ok=True)
-
-
-def make_checkpoint(subject: Subject, size: int) -> None:
-    """Generate the dense checkpoint of `size` bytes, in a process of its own."""
-    path, dtype = str(subject.dense), subject.dtype
-    argv = [sys.executable, "-m", "benchmarks.speed.generate", path, dtype, str(size), "0"]
-    subprocess.run(argv, check=True)
-
-
-def measure_levels(bench: Bench, subject: Subject, *, claims: bool) -> None:
+def measure_levels(bench: Bench, subject: Subject) -> None:
     """Measure sparsify, pack, and extract from both; leave their outputs for what follows."""
-    dense, nested, packed, sparse = subject.dense, subject.nested, subject.packed, subject.sparse
-    level = ["--level", SPARSEST]
-
-    argv = ["sparsify", str(dense), "--levels", LEVELS, "-o", str(nested)]
-    row, _ = _beside_cp(bench, subject, "sparsify", argv, nested, dense)
-    if claims:
-        bench.claim(subject.dtype, "sparsify, three levels", row.ratio, 2.5, unit="× cp")
-        bench.claim(subject.dtype, "sparsify, peak memory", row.ours.peak / 1e6, 300.0, unit="MB")
-
-    argv = ["extract", str(nested), *level, "-o", str(sparse)]
-    row, _ = _beside_cp(bench, subject, "extract", argv, sparse, nested)
-    if claims:
-        bench.claim(subject.dtype, "extract a level", row.ratio, 1.25, unit="× cp")
-        bench.claim(subject.dtype, "extract, peak memory", row.ours.peak / 1e6, 200.0, unit="MB")
-
-    argv = ["pack", str(nested), "-o", str(packed), "--json"]
-    row, runs = _beside_cp(bench, subject, "pack", argv, packed, nested)
-    report = json.loads(runs[-1].stdout)
-    if claims:
-        bench.claim(subject.dtype, "pack", row.ratio, 4.0, unit="× cp")
-        entropy = mask_entropy(nested)
-        bench.claim(
-            subject.dtype, "pack, mask bits", report["mask_bytes"] * 8 / entropy, 1.03,
-            unit="× entropy",
-        )  # fmt: skip
-        bench.results.facts.append(
-            f"{subject.dtype}: the masks of {LEVELS} take "
-            f"{report['mask_bytes'] * 8 / report['prunable']:.3f} bits a weight, their entropy is "
-            f"{entropy / report['prunable']:.3f}; three plain masks would take 3."
+    dtype, prefix = subject.dtype, 0
+    for what, (argv, output, copied) in subject.commands().items():
+        command = Command([*bench.elsa, *argv], [output], keep=True)
+        first = run_once(command)
+        if not copied.exists():  # of extract: as large a file as it writes
+            shutil.copyfile(output, copied)
+        row, runs = _beside_cp(bench, subject, what, argv, output, copied)
+        ours = row.ours
+        bench.results.firsts.append(
+            First(what, dtype, first.seconds, first.user, ours.seconds, ours.user)
         )
-
-    again = dense.with_name("again.safetensors")
-    argv = ["extract", str(packed), *level, "-o", str(again)]
-    row, _ = _beside_cp(bench, subject, "extract from packed", argv, again, sparse)
-    if claims:
-        bench.claim(subject.dtype, "extract from packed", row.ratio, 2.0, unit="× cp of its output")
-        _prefix(bench, subject, row, report["prefix"][0])
+        assert row.plain_ratio is not None
+        plain = f"{spread_text(row.plain_ratio)} × plain cp"
+        bench.found(what, CP, dtype, row.ratio, plain + noise(row.base.seconds))
+        if dtype == "bf16":
+            system = f"system {spread_text(row.system)} s per 10⁹ weights"
+            bench.found(what, USER, dtype, row.user, system)
+        if what == "pack":
+            prefix = _masks(bench, subject, runs)
+        if what == "extract from packed":
+            _prefix(bench, subject, row, prefix)
 
 
 def measure_upkeep(bench: Bench, subject: Subject) -> None:
@@ -186,6 +57,13 @@ def measure_upkeep(bench: Bench, subject: Subject) -> None:
     _beside_cp(bench, subject, "inspect, plain", ["inspect", dense], None, subject.dense)
 
 
+def noise(copy: Spread) -> str:
+    """Return what to add where the disk's own noise hides a ratio."""
+    if copy.high <= NOISY * copy.low:
+        return ""
+    return f"; cp itself varied {copy.high / copy.low:.1f}-fold, {spread_text(copy)} s"
+
+
 def _beside_cp(
     bench: Bench,
     subject: Subject,
@@ -194,28 +72,15 @@ def _beside_cp(
     output: Path | None,
     copied: Path,
 ) -> tuple[Row, list[Run]]:
-    """Time an elsa command in turn with `cp` of the file `copied`, plain and synced."""
-    copy = copied.with_name("copy.safetensors")
-    commands = [
-        Command(["cp", str(copied), str(copy)], [copy]),
-        Command(["sh", "-c", SYNCED, "sh", str(copied), str(copy)], [copy]),
-        Command([*bench.elsa, *argv], [] if output is None else [output], keep=True),
-    ]
-    plain, synced, ours = rounds(commands, bench.runs, bench.warm)
-    row = Row(
-        section=subject.section,
-        what=what,
-        against=f"cp of the {_role(subject, copied)} file",
-        dtype=subject.dtype,
-        size=subject.dense.stat().st_size,
-        written=ours[-1].written,
-        ours=timing(ours),
-        base=timing(plain),
-        ratio=pairs(ours, plain),
-        synced=pairs(ours, synced) if output else None,
-    )
-    bench.add(row)
-    return row, ours
+    """Time an elsa command in turn with `cp` of the file `copied`, synced and plain."""
+    ours = Command([*bench.elsa, *argv], [] if output is None else [output], keep=True)
+    synced, plain, runs = rounds([*copies(copied), ours], bench.runs, bench.warm)
+    against = f"cp of the {_role(subject, copied)} file"
+    row = Row.of(
+        subject.dtype, what, against, runs, synced,
+        plain=plain, dtype=subject.dtype, size=subject.size,
+    )  # fmt: skip
+    return bench.add(row), runs
 
 
 def _role(subject: Subject, path: Path) -> str:
@@ -228,23 +93,35 @@ def _role(subject: Subject, path: Path) -> str:
     return roles[path]
 
 
+def _masks(bench: Bench, subject: Subject, runs: Sequence[Run]) -> int:
+    """Compare the size of coded masks with their entropy; return the prefix of the sparsest level."""
+    report = json.loads(runs[-1].stdout)
+    entropy, weights = mask_entropy(subject.nested), report["prunable"]
+    bits = report["mask_bytes"] * 8
+    bench.found(
+        "pack", ENTROPY, subject.dtype, bits / entropy,
+        f"{bits / weights:.3f} bits a weight, entropy {entropy / weights:.3f}, plain masks 3",
+    )  # fmt: skip
+    prefix: int = report["prefix"][0]
+    return prefix
+
+
 def _prefix(bench: Bench, subject: Subject, row: Row, prefix: int) -> None:
     """Check that the level comes out of the file's prefix alone, with the same bits."""
-    cut = subject.dense.with_name("cut.elsa.safetensors")
+    cut, again = subject.beside("cut.elsa"), subject.beside("again")
     with subject.packed.open("rb") as source, cut.open("wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
         target.truncate(prefix)
-    again = cut.with_name("again.safetensors")
     argv = [*bench.elsa, "extract", str(cut), "--level", SPARSEST, "-o", str(again)]
     run = run_once(Command(argv, [again]))
     same = filecmp.cmp(again, subject.sparse, shallow=False)
     whole = subject.packed.stat().st_size
     for path in (cut, again):
         path.unlink()
-    bench.claim(
-        subject.dtype, "extract from packed, file needed", 1.0 if same else whole / prefix, 1.0,
-        unit="× prefix",
-    )  # fmt: skip
+    needed = f"{prefix / 1e6:,.1f} MB of {whole / 1e6:,.1f} MB"
+    bench.found(
+        "extract from packed", PREFIX, subject.dtype, 1.0 if same else whole / prefix, needed
+    )
     start = run_once(Command([*bench.elsa, "inspect", str(subject.packed)])).read
     if not same or run.read is None or row.ours.read is None or start is None:
         return
@@ -252,5 +129,5 @@ def _prefix(bench: Bench, subject: Subject, row: Row, prefix: int) -> None:
         f"{subject.dtype}: the packed file has {whole / 1e6:,.1f} MB, level {SPARSEST} its first "
         f"{prefix / 1e6:,.1f} MB. Cut off there, it gives the same bits; the process then asks to "
         f"read {run.read / 1e6:,.1f} MB, of the whole file {row.ours.read / 1e6:,.1f} MB. In both "
-        f"are Python's own modules and the header, {start / 1e6:,.1f} MB."
+        f"are Python's modules and the header, {start / 1e6:,.1f} MB."
     )
