@@ -22,7 +22,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import options as shared
 from benchmarks.machine import describe_training
+from benchmarks.page import write
 from benchmarks.quality.page import render
 from benchmarks.quality.plot import draw
 from benchmarks.quality.records import Measurement, Records
@@ -141,13 +143,9 @@ def _run(options: argparse.Namespace) -> None:
         if options.task is not None or options.seed is not None:
             return  # the page is for all of them: --render
         records = _merged(parts)
-    if options.docs is None:
-        print(render(records))
-        return
-    options.docs.mkdir(parents=True, exist_ok=True)
-    records.save(options.docs / "quality.json")
-    (options.docs / "quality.md").write_text(render(records))
-    draw(records, options.docs / "quality.png")
+    write(options.docs, "quality", render(records), records)
+    if options.docs is not None:
+        draw(records, options.docs / "quality.png")
 
 
 def _measure(options: argparse.Namespace, tasks: Mapping[str, Task]) -> list[Path]:
@@ -204,19 +202,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--folder", type=Path, default=Path("build/quality"), help="[build/quality]"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of torch [1]")
-    parser.add_argument("--docs", type=Path, help="where the page goes [docs; none with --quick]")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch [1]")
     parser.add_argument("--render", action="store_true", help="only write the page")
-    parser.add_argument("--quick", action="store_true", help="a few epochs: does it run at all?")
-    options = parser.parse_args()
+    shared.add_docs(parser, "a few epochs")
+    options = shared.parse(parser)
     if options.threads < 1 or (options.seed is not None and options.seed < 0):
         parser.error("--threads counts from 1, --seed from 0")
     if options.quick and (options.render or options.task or options.seed or options.part):
         parser.error("--quick goes with --threads and --docs alone")
     if not options.render and options.part and len(options.part) > 1:
         parser.error("--part: figures go to one file")
-    if options.docs is None and not options.quick:
-        options.docs = Path("docs")
     return options
 
 

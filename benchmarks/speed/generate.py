@@ -1,11 +1,10 @@
 """Write a checkpoint like a small language model's, a piece at a time.
 
-`python -m benchmarks.speed.generate FILE DTYPE BYTES SEED`: a separate process, as it imports numpy.
+`python -m benchmarks.speed.generate FILE DTYPE BYTES SEED`: a separate process, for its numpy.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.speed.header import encode_header
 from benchmarks.speed.results import ITEMSIZE
 
 __all__ = ["generate", "shapes"]
@@ -59,20 +59,11 @@ def generate(path: Path, dtype: str, size: int, seed: int) -> None:
         seed: Seed for the weights.
     """
     item = ITEMSIZE[dtype]
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    plan = sorted(shapes(math.ceil(size / item)).items())
-    at = 0
-    for name, shape in plan:
-        end = at + math.prod(shape) * item
-        kind = {"bf16": "BF16", "fp32": "F32"}[dtype]
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    plan = dict(sorted(shapes(math.ceil(size / item)).items()))
     rng = np.random.default_rng(seed)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, shape in plan:
+        file.write(encode_header(plan, item))
+        for shape in plan.values():
             numel = math.prod(shape)
             scale = np.float32(0.01 * 4.0 ** rng.random())
             for start in range(0, numel, PIECE):

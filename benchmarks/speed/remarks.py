@@ -24,8 +24,8 @@ METHOD = """\
   A first round is not counted, so inputs lie in the page cache and compiled kernels in theirs.
   Before every run the file system is synced. Every other round runs backwards. A ratio is taken
   within a round.
-- `sparsify` and `pack` stand beside a copy of their input, both forms of `extract` beside a copy of
-  a file as large as what they write. Commands that write nothing stand beside a copy of their input.
+- Both forms of `extract` stand beside a copy of a file as large as what they write, `pack --unpack`
+  too; all other commands stand beside a copy of their input.
 - Under Growth, the three sizes of a command take turns within a round.
 - Peak memory is the resident set, the largest over all rounds, file pages mapped into it included.
   It cannot be told apart below the size of the process that measures, {floor}: `cp` needs less than

@@ -27,7 +27,7 @@ TICK = 1 / os.sysconf("SC_CLK_TCK")
 NATIVE = "threads that run no Python"
 OUTSIDE = "the interpreter"
 IMPORTS = "imports"
-REST = "between the samples"
+REST = "the sampler, and between its samples"
 
 
 def label(frame: FrameType | None) -> str:

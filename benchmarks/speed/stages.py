@@ -94,7 +94,7 @@ def _role(subject: Subject, path: Path) -> str:
 
 
 def _masks(bench: Bench, subject: Subject, runs: Sequence[Run]) -> int:
-    """Compare the size of coded masks with their entropy; return the prefix of the sparsest level."""
+    """Compare the size of coded masks with their entropy; return the sparsest level's prefix."""
     report = json.loads(runs[-1].stdout)
     entropy, weights = mask_entropy(subject.nested), report["prunable"]
     bits = report["mask_bytes"] * 8
