@@ -26,7 +26,7 @@ from benchmarks.speed.rivals import measure_bitmask, measure_prune
 from benchmarks.speed.stages import measure_levels, measure_upkeep
 from benchmarks.speed.start import measure_start
 
-SIZE, QUICK_SIZE = 1.07, 0.02
+SIZE, QUICK_SIZE = 1.07, 0.01
 DTYPES = ("bf16", "fp32")
 # Where compiled kernels are kept; told to every process, so that first runs find nothing.
 CACHES = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
@@ -71,8 +71,8 @@ def _options() -> argparse.Namespace:
 def _measure(options: argparse.Namespace, folder: Path) -> Results:
     """Run everything."""
     results = Results(machine=describe(folder))
-    bench = Bench(folder, options.runs, results, warm=not options.quick)
-    start_runs = 3 if options.quick else 15
+    bench = Bench(folder, options.runs, results, quick=options.quick)
+    start_runs = 2 if options.quick else 15
     results.options = {
         "size": options.size,
         "runs": options.runs,
@@ -96,7 +96,8 @@ def _measure(options: argparse.Namespace, folder: Path) -> Results:
                 measure_prune(bench, subject)
         profile_missed(bench, subject)
         subject.remove()
-    measure_growth(bench, [options.size * factor for factor in (0.25, 1, 4)])
+    factors = (1, 4) if options.quick else (0.25, 1, 4)
+    measure_growth(bench, [options.size * factor for factor in factors])
     peaks(bench)
     measure_start(bench, start_runs)
     results.options["floor"] = f"{floor() / 1e6:.0f} MB"

@@ -29,14 +29,19 @@ class Bench:
         folder: Where files may be written.
         runs: How many rounds are counted.
         results: Where findings go.
-        warm: Whether a round before them is not counted.
+        quick: Whether what no goal needs may be left out.
     """
 
     folder: Path
     runs: int
     results: Results
-    warm: bool = True
+    quick: bool = False
     _began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def warm(self) -> bool:
+        """Whether a round before those that count is not counted."""
+        return not self.quick
 
     @property
     def elsa(self) -> list[str]:

@@ -33,6 +33,7 @@ def measure_start(bench: Bench, runs: int) -> None:
             Command([*bench.elsa, *argv], [subject.nested]),
         ],
         runs,
+        bench.warm,
     )
     row = bench.add(Row.of("start", "elsa --help", click, help_, imports))
     beside = f"{spread_text(row.ours.seconds)} s; import click {spread_text(row.base.seconds)} s"
