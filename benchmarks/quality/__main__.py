@@ -4,8 +4,8 @@ Writes docs/quality.md, .json and .png. Networks trained in one file are compare
 networks trained each by itself, for as long in all, from the same dense checkpoint.
 
 Every figure goes into a file under build/quality as soon as it is there; a run that was interrupted
-goes on when it is started again. Several processes can work side by side, each on tasks and seeds
-of its own; `--render` makes the page of all their files. Start it in the repository's root; the
+continues when it is started again. Several processes can work side by side, each on other tasks or
+seeds; `--render` makes the page of all their files. Start it in the repository's root; the
 data must be there, as examples/fashion_mnist.py and examples/tiny_gpt.py tell.
 """
 
@@ -126,7 +126,7 @@ def main() -> None:
     try:
         _run(_options())
     except (Interrupted, KeyboardInterrupt):
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command continues from here", file=sys.stderr)
         sys.exit(130)
 
 

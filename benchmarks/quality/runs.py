@@ -1,6 +1,6 @@
 """Training runs that are compared: plain, masked alone, nested.
 
-What is compared with is a loop of its own, with none of the package's training in it.
+The plain and masked networks are trained by a separate loop, without the package's training.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def options_of(task: Task, what: str) -> dict[str, Any]:
 
 
 def steps_of(task: Task, recipe: Recipe, epochs: float) -> int:
-    """Return the steps of so many epochs."""
+    """Return the steps of a number of epochs."""
     data: Any = recipe.train_data(0, 1)[0]
     return max(1, round(epochs * len(data)))
 

@@ -45,12 +45,12 @@ same {megabytes:.2f} MB of weights.
 
 METHOD = """\
 - Every command is timed as a whole process, from start to exit, interpreter and imports included;
-  standard output and standard error go to files, so a table is written, and no bar is drawn.
+  standard output and standard error go to files, so a table is written and no bar is drawn.
 - The three checkpoints take turns. Rounds: {rounds}, and one before them that is not counted, so
   inputs lie in the page cache. Before every run the file system is synced. Tables show the median
   and, in brackets, smallest and largest.
 - Short names are such as `{short}`, long ones such as `{long}`.
-- `load_level` is the function, in an interpreter of its own, with arrays of numpy.
+- `load_level` is the function, called in a new interpreter, with arrays of numpy.
 - The levels are {levels}.
 """
 

@@ -1,4 +1,4 @@
-"""The same weights with other tools, each as a process of its own."""
+"""The same weights with other tools, each as a separate process."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def measure_prune(bench: Bench, subject: Subject) -> None:
     if len(bench.elsa) > 1:  # run as a module: the chain needs one word for the command
         commands.pop()
     try:
-        prune, ours, *both = rounds(commands, bench.runs, warm=False)
+        prune, ours, *both = rounds(commands, bench.runs, bench.warm)
     except Failed as error:
         bench.left_out(f"torch.nn.utils.prune could not be measured: {error}", *PRUNE)
         return
