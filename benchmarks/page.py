@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from benchmarks.figures import Spread
 
-__all__ = ["join", "machine_table", "megabytes", "spread_text", "table", "verdict", "write"]
+__all__ = ["join", "machine_table", "megabytes", "read", "spread_text", "table", "verdict", "write"]
+
+Kind = TypeVar("Kind")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -73,3 +76,26 @@ def write(docs: Path | None, name: str, page: str, figures: Any = None) -> None:
         text = json.dumps(asdict(figures), indent=1, ensure_ascii=False)
         (docs / f"{name}.json").write_text(text + "\n")
     (docs / f"{name}.md").write_text(page)
+
+
+def read(kind: type[Kind], path: Path) -> Kind:
+    """Return the figures behind a page, as the dataclass that `write` was given."""
+    found = _build(kind, json.loads(path.read_text()))
+    assert isinstance(found, kind)
+    return found
+
+
+def _build(kind: Any, raw: Any) -> Any:
+    """Turn what JSON gave into dataclasses, alone or in lists and mappings."""
+    origin = get_origin(kind)
+    if isinstance(kind, types.UnionType):
+        return None if raw is None else _build(get_args(kind)[0], raw)
+    if origin is list:
+        return [_build(get_args(kind)[0], item) for item in raw]
+    if origin in (dict, Mapping):
+        return {key: _build(get_args(kind)[1], item) for key, item in raw.items()}
+    if is_dataclass(kind):
+        assert isinstance(kind, type)
+        hints = get_type_hints(kind)
+        return kind(**{name: _build(hints[name], value) for name, value in raw.items()})
+    return raw

@@ -14,14 +14,14 @@ from pathlib import Path
 from benchmarks import options as shared
 from benchmarks.goals import CALL, PRUNE_MEMORY, PRUNE_SPEED
 from benchmarks.machine import describe
-from benchmarks.page import write
+from benchmarks.page import read, write
 from benchmarks.speed.bench import Bench, Subject, make_checkpoint
 from benchmarks.speed.growth import measure_growth, peaks
 from benchmarks.speed.page import goals_text, render
 from benchmarks.speed.plot import draw
 from benchmarks.speed.processes import floor
 from benchmarks.speed.profiles import profile_missed
-from benchmarks.speed.results import Results, load
+from benchmarks.speed.results import Results
 from benchmarks.speed.rivals import measure_bitmask, measure_prune
 from benchmarks.speed.stages import measure_levels, measure_upkeep
 from benchmarks.speed.start import measure_start
@@ -39,7 +39,7 @@ def main() -> None:
     options = _options()
     page = "performance"
     if options.render:
-        results = load(options.docs / f"{page}.json")
+        results = read(Results, options.docs / f"{page}.json")
     else:
         with shared.scratch(options) as folder:
             results = _measure(options, folder)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import types
 from collections.abc import Sequence
-from dataclasses import dataclass, field, is_dataclass
-from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.figures import Spread
 from benchmarks.speed.processes import Run
@@ -20,7 +17,6 @@ __all__ = [
     "Row",
     "Share",
     "Timing",
-    "load",
     "pairs",
 ]
 
@@ -227,23 +223,3 @@ class Results:
         """Return what was found for a goal; None if nothing is known of it."""
         wanted = (what, unit, dtype)
         return next((f for f in self.figures if (f.what, f.unit, f.dtype) == wanted), None)
-
-
-def load(path: Path) -> Results:
-    """Read the figures behind a page."""
-    found = _build(Results, json.loads(path.read_text()))
-    assert isinstance(found, Results)
-    return found
-
-
-def _build(kind: Any, raw: Any) -> Any:
-    """Turn what JSON gave into a dataclass, or a list of them, or leave it as it is."""
-    if isinstance(kind, types.UnionType):
-        return None if raw is None else _build(get_args(kind)[0], raw)
-    if get_origin(kind) is list:
-        return [_build(get_args(kind)[0], item) for item in raw]
-    if is_dataclass(kind):
-        assert isinstance(kind, type)
-        hints = get_type_hints(kind)
-        return kind(**{name: _build(hints[name], value) for name, value in raw.items()})
-    return raw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,16 @@ import pytest
 
 from benchmarks.figures import Spread, quartiles
 from benchmarks.goals import CALL, CP, GOALS, MB, STEP, USER, Goal
-from benchmarks.page import spread_text, table, write
+from benchmarks.page import read, spread_text, table, write
+from benchmarks.quality.page import render as render_quality
+from benchmarks.quality.records import Records
+from benchmarks.speed.many_tensors import ManyResults
+from benchmarks.speed.many_tensors import render as render_many
 from benchmarks.speed.page import goals_text
 from benchmarks.speed.processes import Run
-from benchmarks.speed.results import Figure, Results, Row, load
+from benchmarks.speed.results import Figure, Results, Row
+from benchmarks.step.page import StepResults
+from benchmarks.step.page import render as render_step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,7 +91,7 @@ def test_results_come_back_from_json(tmp_path: Path, row: Row) -> None:
     rows = [row, replace(row, plain=None, plain_ratio=None)]
     results = Results({"CPU": "x"}, {"dtypes": ["bf16"]}, rows, figures)
     write(tmp_path, "page", "text\n", results)
-    assert load(tmp_path / "page.json") == results
+    assert read(Results, tmp_path / "page.json") == results
     assert (tmp_path / "page.md").read_text() == "text\n"
 
 
@@ -104,3 +111,16 @@ def test_a_row_that_does_not_fit_its_head_is_refused() -> None:
 )
 def test_a_spread_is_written_with_few_digits(spread: Spread, text: str) -> None:
     assert spread_text(spread) == text
+
+
+PAGES: dict[str, Callable[[Path], str]] = {
+    "quality": lambda path: render_quality(Records.load(path)),
+    "step": lambda path: render_step(read(StepResults, path)),
+    "many_tensors": lambda path: render_many(read(ManyResults, path)),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_in_docs_is_what_its_figures_give(name: str) -> None:
+    page = (ROOT / f"docs/{name}.md").read_text()
+    assert page == PAGES[name](ROOT / f"docs/{name}.json")

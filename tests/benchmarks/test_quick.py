@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.goals import CALL, GOALS, PRUNE_MEMORY, PRUNE_SPEED
-from benchmarks.speed.results import load
+from benchmarks.page import read
+from benchmarks.speed.results import Results
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = {
@@ -63,7 +64,7 @@ def test_the_page_of_speed_has_a_figure_for_every_goal(tmp_path: Path) -> None:
     docs = quick("speed", tmp_path, "--folder", str(tmp_path / "scratch"))
     page = (docs / "performance.md").read_text()
     check_markdown(page)
-    results = load(docs / "performance.json")
+    results = read(Results, docs / "performance.json")
     for goal in GOALS:
         for dtype in goal.dtypes:
             figure = results.figure(goal.what, goal.unit, dtype)
