@@ -20,6 +20,7 @@ __all__ = [
     "decode_text",
     "encode_text",
     "is_coded_text",
+    "mask_buffers",
     "mask_bytes",
     "pack_bits",
     "popcount",
@@ -40,6 +41,13 @@ FEW_BYTES = 1 << 12
 def mask_bytes(numel: int) -> int:
     """Return the bytes of the mask of `numel` weights."""
     return -(-numel // 8)
+
+
+def mask_buffers(scratch: Scratch, count: int, numel: int) -> Bytes:
+    """Return a thread's buffer for masks of `numel` weights, (count, ceil(numel / 8)), not set."""
+    size = mask_bytes(numel)
+    masks: Bytes = scratch.array("masks", count * size, np.uint8).reshape(count, size)
+    return masks
 
 
 def pack_bits(mask: Bools) -> Bytes:

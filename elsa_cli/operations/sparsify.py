@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from elsa_cli.checkpoint.manifest import Entry, Manifest
 from elsa_cli.checkpoint.nested.writer import PLACEMENTS, NestedWriter
 from elsa_cli.checkpoint.opening import open_plain
-from elsa_cli.core.bits import pack_bits, popcount
 from elsa_cli.core.level import DENSE, Level, parse_levels
 from elsa_cli.core.work import (
     Progress,
@@ -282,10 +281,10 @@ class _Job:
             kept, scratch = state
             part, piece = item
             at = index[piece.tensor.name]
-            for k, mask in enumerate(self.choice.masks(part, piece, scratch, self.finite)):
-                packed = pack_bits(mask)
-                kept[at, k] += popcount(packed)
-                writer.put_mask(k, at, piece.start, packed)
+            masks, counts = self.choice.packed(part, piece, scratch, self.finite)
+            kept[at] += counts
+            for k, mask in enumerate(masks):
+                writer.put_mask(k, at, piece.start, mask)
             self.progress(piece.count * piece.tensor.dtype.itemsize)
 
         threads = threads_for(self.threads, [t.numel for t in self.tensors])

@@ -15,34 +15,34 @@ import numba
 import numpy as np
 from numba import types
 
+from elsa_cli.core.kernels.intrinsics import INTRINSICS
+
 __all__ = ["build"]
 
 OPTIONS = {
     "nogil": True,
     "boundscheck": False,
     "error_model": "numpy",
+    "_nrt": False,  # arrays belong to the caller: nothing is counted or freed
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
 }
 RETURNS = {types.none: "none", types.int64: "int", types.uint64: "int", types.boolean: "bool"}
 
 
-def build(
-    function: Callable[..., Any], kinds: Sequence[str], helpers: Callable[[Any], Any]
-) -> tuple[str, str, str]:
+def build(function: Callable[..., Any], kinds: Sequence[str]) -> tuple[str, str, str]:
     """Return (LLVM code, name of the function in it, what it returns).
 
     Args:
         function: Plain Python: loops over arrays and integers, no exception, no allocation.
         kinds: Of its arguments: `i` and `u` for integers of 64 bits, `u2 1` for an array of
             uint16 with one dimension.
-        helpers: Gives the function behind a name that is a helper of kernels; else None.
 
     Raises:
         ValueError: It returns something else than an integer, or calls what is not there.
     """
     signature = tuple(_type_of(kind) for kind in kinds)
-    dispatcher = numba.njit(**OPTIONS)(_with_helpers(function, helpers))
+    dispatcher = numba.njit(**OPTIONS)(_with_helpers(function))
     dispatcher.compile(signature)
     result = dispatcher.overloads[signature]
     code = dispatcher.inspect_llvm(signature)
@@ -63,14 +63,16 @@ def _type_of(kind: str) -> Any:
     return types.Array(numba.from_dtype(np.dtype(dtype)), int(dimensions), "C")
 
 
-def _with_helpers(function: Callable[..., Any], helpers: Callable[[Any], Any]) -> Any:
+def _with_helpers(function: Callable[..., Any]) -> Any:
     """Return a copy of a function that sees numba's form of the helpers it names."""
     assert isinstance(function, FunctionType)
     names = dict(function.__globals__)
     for name in function.__code__.co_names:
-        helper = helpers(names.get(name))
-        if helper is not None:
-            names[name] = numba.njit(**OPTIONS)(_with_helpers(helper, helpers))
+        marks = getattr(names.get(name), "__dict__", {})
+        if "vectored" in marks:
+            names[name] = INTRINSICS[marks["vectored"]]
+        elif "inlined" in marks:
+            names[name] = numba.njit(**OPTIONS)(_with_helpers(marks["inlined"]))
     return FunctionType(
         function.__code__, names, function.__name__, function.__defaults__, function.__closure__
     )

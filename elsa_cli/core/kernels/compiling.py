@@ -28,7 +28,7 @@ import numpy as np
 
 from elsa_cli.core.kernels.caching import HERE, keep, kept
 
-__all__ = ["inlined", "kernel", "works"]
+__all__ = ["inlined", "kernel", "vectored", "works"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Native = Callable[..., int]
@@ -45,6 +45,12 @@ def kernel(function: Function) -> Function:
 def inlined(function: Function) -> Function:
     """Let kernels of the same file call a function."""
     function.__dict__["inlined"] = function
+    return function
+
+
+def vectored(function: Function) -> Function:
+    """Let kernels call one of the operations that `intrinsics.py` knows by name."""
+    function.__dict__["vectored"] = function.__name__
     return function
 
 
@@ -89,9 +95,7 @@ class _Kernel:
                 continue
         from elsa_cli.core.kernels.building import build
 
-        code, symbol, returns = build(
-            self._function, kinds, lambda found: getattr(found, "inlined", None)
-        )
+        code, symbol, returns = build(self._function, kinds)
         module = llvm.parse_assembly(code)
         machine = _machine().emit_object(module)
         head = json.dumps([symbol, returns]).encode()
