@@ -72,7 +72,7 @@ def _with_helpers(function: Callable[..., Any]) -> Any:
         if "vectored" in marks:
             names[name] = INTRINSICS[marks["vectored"]]
         elif "inlined" in marks:
-            names[name] = numba.njit(**OPTIONS)(_with_helpers(marks["inlined"]))
+            names[name] = numba.njit(**OPTIONS, forceinline=True)(_with_helpers(marks["inlined"]))
     return FunctionType(
         function.__code__, names, function.__name__, function.__defaults__, function.__closure__
     )
