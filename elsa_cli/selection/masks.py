@@ -248,9 +248,7 @@ def choose(
         t, kept = layers[at]
         scan = scan_of([t])
         _protect(scan, traits.rows, levels, kept)
-        found[at] = _Part(scan, cuts(
-            scan, kept, inner_threads, progress, scratch, direct=direct
-        ))
+        found[at] = _Part(scan, cuts(scan, kept, inner_threads, progress, scratch, direct=direct))
 
     # Large layers one after the other, each on all threads; small ones side by side.
     small = [at for at, (t, _) in enumerate(layers) if t.numel < direct]

@@ -24,6 +24,7 @@ from elsa_cli.storage.container import Container, TensorInfo
 
 __all__ = ["Piece", "Scan", "positions_of"]
 
+
 def positions_of(tensors: Sequence[TensorInfo]) -> dict[str, int]:
     """Return the position of the first weight of each tensor."""
     at, first = 0, {}

@@ -7,9 +7,9 @@ Levels nest because they are cut from one order.
 Key and hash, one behind the other, are one long number, and its digits of 16 bits are found one by
 one: a pass counts the next digit of all weights that share those found so far, for all levels at
 once. The first digit is counted of all weights; the others of the few in the one bucket that
-matters, which is a hundredth of the weights where keys are floats. Most of all there are two passes:
+matters, which is a hundredth of the weights where keys are floats. Two passes are usually enough:
 digits after the first are spread so evenly that it can be foretold about where the cut will be, and
-the weights near there are remembered, to be sorted. If it is not there, one more pass is needed.
+the weights near there are remembered, to be sorted. If it is not there, one more pass finds it.
 
 Example, with digits of 2 bits, keys of 4 and 3 of 8 weights wanted:
 
@@ -103,12 +103,14 @@ def keep(
         magnitude: What selects the keys from them.
         some: The cuts.
         position: Position of the first weight.
-        scratch: The thread's buffers; masks, (ceil(count / 8),) each, are valid until the next call.
+        scratch: The thread's buffers. Masks, (ceil(count / 8),) each, are valid until its next use.
     """
     packed = mask_buffers(scratch, len(some), bits.size)
     kept = np.zeros(len(some), np.int64)
     nothing = [cut.key >> 8 * bits.itemsize > 0 for cut in some]  # the cut is above every key
-    keys = np.array([0 if none else cut.key for cut, none in zip(some, nothing, strict=True)], np.uint64)
+    keys = np.array(
+        [0 if none else cut.key for cut, none in zip(some, nothing, strict=True)], np.uint64
+    )
     ties = np.array([cut.hash for cut in some], np.uint64)
     kernels.keep(bits, magnitude, keys, ties, position, packed, kept)
     packed[nothing], kept[nothing] = 0, 0
@@ -299,7 +301,9 @@ def _see(
         held = seen.remembered[level]
         if held is None or not count:
             continue
-        held.append((None if keys is None else keys[level, :count].copy(), hashes[level, :count].copy()))
+        held.append(
+            (None if keys is None else keys[level, :count].copy(), hashes[level, :count].copy())
+        )
         if sum(h.size for _, h in held) > room:  # digits are not spread evenly after all
             seen.remembered[level] = None
 

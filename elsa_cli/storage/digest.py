@@ -8,11 +8,11 @@ over everything; its blocks can be computed in any order. It is no defence again
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from elsa_cli.core.checksum import crc32
 from elsa_cli.core.work import Progress, Scratch, no_progress, run
 
 __all__ = ["BLOCK", "Digests", "digest_memory", "digest_ranges"]
@@ -57,7 +57,7 @@ class Digests:
         for block in range(start, start + count, BLOCK):
             buffer = scratch.array("digest", min(BLOCK, size - block), np.uint8).data
             self._read_into(offset + block, buffer)
-            self._sums[first][block // BLOCK] = zlib.crc32(buffer)
+            self._sums[first][block // BLOCK] = crc32(buffer)
         return count
 
     def _take_several(self, first: int, last: int, scratch: Scratch) -> int:
@@ -70,7 +70,7 @@ class Digests:
             self._sums[first:last], self._ranges[first:last], strict=True
         ):
             if size:
-                sums[0] = zlib.crc32(buffer[offset - begin : offset - begin + size])
+                sums[0] = crc32(buffer[offset - begin : offset - begin + size])
         return count
 
     def results(self) -> list[str]:

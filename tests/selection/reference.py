@@ -20,7 +20,7 @@ from elsa_cli.selection.eligible import eligible_tensors
 from elsa_cli.selection.masks import Rule, Traits, choose
 from elsa_cli.selection.scan import Scan, positions_of
 from elsa_cli.selection.scores import Chunk
-from elsa_cli.selection.topk import DIRECT, cuts, keep
+from elsa_cli.selection.topk import DIRECT, ROOM, cuts, keep
 from elsa_cli.storage.container import Container
 from tests.helpers import BITS, FLOATS, Tensor, raw_bits, write_safetensors
 
@@ -119,7 +119,8 @@ def selected_masks(
     threads: int = 1,
     step: int = 64,
     scorer: Any = Chunk.magnitude,
-    **sizes: int,
+    direct: int = DIRECT,
+    room: int = ROOM,
 ) -> list[dict[str, Mask]]:
     """Return what `cuts` and `keep` choose for the same tensors, by way of a file."""
     write_safetensors(path, tensors)
@@ -129,7 +130,7 @@ def selected_masks(
     ]
     with Container(path) as container:
         scan = Scan(container, container.tensors, positions_of(container.tensors), scorer, step)
-        found = cuts(scan, counts, threads, **sizes)
+        found = cuts(scan, counts, threads, direct=direct, room=room)
         assert len(found) == len(counts)
         scratch = Scratch()
         for piece in scan.pieces():

@@ -11,13 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from elsa_cli.core.dtypes import DTYPES, Bits
+from elsa_cli.core.hashing import position_hash
 from elsa_cli.core.level import parse_levels
 from elsa_cli.errors import UsageError
-from elsa_cli.selection import topk
 from elsa_cli.selection.masks import Rule
 from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.rows import Champions, normed_dims
-from elsa_cli.core.hashing import position_hash
 from elsa_cli.selection.scores import Chunk
 from elsa_cli.storage.container import lay_out
 from tests.helpers import Tensor, encode_floats, random_bits

@@ -144,9 +144,7 @@ def test_more_near_the_cut_than_there_is_room_for(
     assert passes_of(tensors, [3000], 600, tmp_path / "m", monkeypatch) == 3
 
 
-def test_hashes_that_are_not_spread_evenly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hashes_that_are_not_spread_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the largest weights, all with one key, none has a hash near the middle."""
     first = position_hash(np.arange(200_000, dtype=np.uint64)) >> np.uint64(60)
     tied = (first == 0) | (first == 15)

@@ -19,7 +19,7 @@ from elsa_cli.core.kernels.intrinsics import INTRINSICS
 
 __all__ = ["build"]
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "nogil": True,
     "boundscheck": False,
     "error_model": "numpy",

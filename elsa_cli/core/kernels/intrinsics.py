@@ -33,7 +33,7 @@ def _splat(builder: Any, vector: Any, value: Any) -> Any:
 
 
 def _comparison(operator: str) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def compare(typing: Any, bits: Any, start: Any, select: Any, value: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             array = signature.args[0]
@@ -48,7 +48,7 @@ def _comparison(operator: str) -> Any:
     return compare
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _clear(typing: Any, bits: Any, start: Any, word: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = signature.args[0]
@@ -63,7 +63,7 @@ def _clear(typing: Any, bits: Any, start: Any, word: Any) -> Any:
     return types.void(bits, types.int64, types.uint64), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _ones(typing: Any, word: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.ctpop(args[0])
@@ -71,7 +71,7 @@ def _ones(typing: Any, word: Any) -> Any:
     return types.int64(types.uint64), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _zeros_before(typing: Any, word: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))

@@ -4,11 +4,15 @@ All of them see one piece of weights as raw bits, (count,), of uint8, uint16, ui
 A weight's *key* is its bits without the sign: `bits & magnitude`. Keys that were computed have no
 sign; their `magnitude` is all ones. Equal keys are ordered by the hash of the position.
 
-Example, keys of 4 bits and digits of 2: the weights 3 9 8 11 2 9 14 7 have the high digits
-0 2 2 2 0 2 3 1, so that `count_high` gives 2 1 4 1. If 3 are to be kept, one has the digit 3 and the
-other two are among the four with the digit 2: `count_keys` with select 0b1100 and known 0b1000 counts
-the low digits of 9 8 11 9, which is 1 2 0 1. The 11 is kept, and one of the two nines: `count_ties`
-counts their hashes. `keep` then gives the bits of 14, 11 and one 9: 0b01001010 or 0b01101000.
+Example, keys of 4 bits and digits of 2, 3 of 8 weights to be kept:
+
+    keys          0011 1001 1000 1011 0010 1001 1110 0111
+    count_high    of 00: 2, of 01: 1, of 10: 4, of 11: 1: one is above 10, and two of its four
+                  are to be kept
+    count_keys    of 10xx, select 1100, known 1000: of 00: 1, of 01: 2, of 10: 0, of 11: 1: one more
+                  is above 1001, and one of the two 1001 is to be kept
+    count_ties    of the key 1001: their hashes
+    keep          1110, 1011 and one 1001: 0b01001010 or 0b01101000
 """
 
 from __future__ import annotations

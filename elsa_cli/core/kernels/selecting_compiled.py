@@ -118,7 +118,9 @@ def count_ties(
 
 
 @kernel
-def keep(bits: Any, magnitude: Any, key: Any, tie: Any, position: int, packed: Any, kept: Any) -> None:
+def keep(
+    bits: Any, magnitude: Any, key: Any, tie: Any, position: int, packed: Any, kept: Any
+) -> None:
     for level in range(key.size):
         kept[level] = 0
     for start in range(0, bits.size, 64):
