@@ -207,8 +207,8 @@ def _owners(
     def work(item: Any, scratch: Scratch) -> None:
         part, piece = item
         owner = owners[piece.tensor.name][piece.start : piece.start + piece.count]
-        for mask in choice.masks(part, piece, scratch):
-            owner += ~mask
+        for mask in choice.packed(part, piece, scratch)[0]:
+            owner += ~unpack_bits(mask, piece.count)
 
     run(choice.pieces(), work, Scratch, threads)
     return owners
