@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from elsa_cli.checkpoint.deflate import decode_text
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.names import is_ours, level_name, mask_name
 from elsa_cli.checkpoint.source import Reader, Sink
 from elsa_cli.core.batch import Batch, batches, pieces
 from elsa_cli.core.bits import (
     Bytes,
-    decode_text,
     mask_bytes,
     zero_unkept,
 )

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from elsa_cli.checkpoint.deflate import encode_text
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.names import KEY, level_name, mask_name, stored
 from elsa_cli.core.bits import (
     Bytes,
-    encode_text,
     mask_bytes,
 )
 from elsa_cli.core.dtypes import DTYPES

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.names import is_ours, level_name
 from elsa_cli.checkpoint.packed.layout import plan_sections, section_names, shell_sizes
 from elsa_cli.checkpoint.packed.maskbatch import MaskStreams
-from elsa_cli.checkpoint.packed.maskcode import MaskStream, coding_of
+from elsa_cli.checkpoint.packed.maskcode import NOTHING, MaskStream, coding_of
 from elsa_cli.checkpoint.source import Reader, Sink
-from elsa_cli.core.batch import Batch, Integers, batches
-from elsa_cli.core.bits import Bytes
+from elsa_cli.core.batch import Batch, Integers, batches, starts
+from elsa_cli.core.bits import Bytes, popcount
 from elsa_cli.core.dtypes import Bits
+from elsa_cli.core.kernels.coding_masks import mask_kernels
+from elsa_cli.core.kernels.coding_weights import weight_kernels
 from elsa_cli.core.level import DENSE, Level
 from elsa_cli.core.work import Scratch
 from elsa_cli.errors import CutFile
@@ -143,17 +144,20 @@ class PackedReader(Reader):
             self.sections[k].tensors[-1].begin + int(self._values_at[batch.first, k])
             for k in range(depth)
         ]
-        for piece, chosen in self._walk(batch, depth):
-            bits = scratch.array("weights", piece.cells, piece.cell)
-            bits.fill(0)
-            for k, where in enumerate(map(piece.cells_of, chosen)):
-                values: Bits = scratch.array("values", where.size, piece.cell)
-                self.container.read_into(cursors[k], values.view(np.uint8).data)
-                cursors[k] += values.nbytes
-                bits[where] = values
+        for piece, masks in self._walk(batch, depth):
+            bits: Bits = scratch.array("weights", piece.cells, piece.cell)
+            cells = np.stack([piece.cell_mask(mask) for mask in masks])
+            held = [popcount(mask) for mask in cells]
+            begins = starts(np.diff(held if depth == len(held) else [*held, bits.size], prepend=0))
+            values: Bits = scratch.array("values", int(begins[-1]), piece.cell)
+            for k, (begin, end) in enumerate(itertools.pairwise(begins.tolist())):
+                part = values[begin:end]
+                self.container.read_into(cursors[k], part.view(np.uint8).data)
+                cursors[k] += part.nbytes
+            weight_kernels(bits.nbytes).assemble(values, begins[:-1], cells, bits)
             sink(piece, bits.view(np.uint8).data)
             if mask_sink is not None:
-                mask_sink(piece, _nested_masks(piece, chosen[: len(self.manifest.levels)]))
+                mask_sink(piece, masks)
 
     def section_ranges(self) -> Iterator[tuple[str, str, tuple[int, int]]]:
         """Yield name, digest and (offset, size) of the shared section and of each level held."""
@@ -166,38 +170,36 @@ class PackedReader(Reader):
     def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
         """Yield pieces of a batch and the packed bits of every level held, in order."""
         depth = len([level for level in self.available if level != DENSE])
-        for piece, chosen in self._walk(batch, depth):
-            yield piece, _nested_masks(piece, chosen)
+        yield from self._walk(batch, depth)
 
-    def _walk(self, batch: Batch, depth: int) -> Iterator[tuple[Batch, list[NDArray[Any]]]]:
-        """Yield pieces of whole tensors, and the positions of their `depth` sparsest shells.
+    def _walk(self, batch: Batch, depth: int) -> Iterator[tuple[Batch, list[Bytes]]]:
+        """Yield pieces of whole tensors, and the masks of their `depth` sparsest levels.
 
-        The positions of a shell ascend and count from the first weight of the piece. With all
-        shells, the last one is what no mask takes.
+        Dense has none.
         """
         if batch.several:
             try:
-                chosen = self._split(batch.count, self._streams(batch, depth), depth)
+                masks, _ = self._masks(batch, self._streams(batch, depth))
             except ValueError:
                 # One by one, they tell which of them is damaged, and how.
                 for tensor in batch.tensors():
                     yield from self._walk(tensor, depth)
             else:
-                yield batch, chosen
+                yield batch, masks
             return
         name = self.manifest.tensors[batch.first].name
-        left = self._shells[batch.first, :depth].tolist()
         streams = self._streams(batch, depth)
+        left = self._shells[batch.first, : len(streams)].tolist()
         for piece in batch.pieces(lambda _: PIECE):
             try:
-                chosen = self._split(piece.count, streams, depth)
+                masks, found = self._masks(piece, streams)
             except ValueError as error:
                 raise self.damaged(name, str(error)) from error
-            for k, where in enumerate(chosen):
-                left[k] -= where.size
+            for k, marked in enumerate(found):
+                left[k] -= marked
                 if left[k] < 0:
                     raise self.damaged(name, "its coded mask has too many weights")
-            yield piece, chosen
+            yield piece, masks
         if any(left):
             raise self.damaged(name, "its coded mask has too few weights")
         for stream in streams:
@@ -206,22 +208,18 @@ class PackedReader(Reader):
             except ValueError as error:
                 raise self.damaged(name, str(error)) from error
 
-    def _split(
-        self, count: int, streams: Sequence[MaskStream | MaskStreams], depth: int
-    ) -> list[NDArray[Any]]:
-        """Return where the next `count` weights of each shell are."""
-        chosen = []
-        rest: NDArray[Any] | None = None
-        for k, stream in enumerate(streams):
-            free = count if rest is None else rest.size
-            where, others = stream.take(free, zeros=k + 1 < depth)
-            chosen.append(where if rest is None else rest.take(where))
-            if k + 1 < depth:
-                rest = others if rest is None else rest.take(others)
-        if len(streams) < depth:
-            assert rest is not None
-            chosen.append(rest)
-        return chosen
+    def _masks(
+        self, piece: Batch, streams: Sequence[MaskStream | MaskStreams]
+    ) -> tuple[list[Bytes], list[int]]:
+        """Return the mask of each level for the next weights, and how many each shell has."""
+        masks, found, sparser = [], [], NOTHING
+        mask_kernels(piece.nbytes)
+        for stream in streams:
+            mask: Bytes = np.empty(int(piece.mask_places()[-1]), np.uint8)
+            found.append(stream.take(sparser, piece.count, mask))
+            masks.append(mask)
+            sparser = mask
+        return masks, found
 
     def _streams(self, batch: Batch, depth: int) -> Sequence[MaskStream | MaskStreams]:
         """Return what reads the masks of the `depth` sparsest shells of whole tensors."""
@@ -230,19 +228,21 @@ class PackedReader(Reader):
         coded = range(min(depth, len(self.manifest.levels)))
         if batch.several:
             return [
-                MaskStreams(self._coded_parts(k, batch), shells[:, k], free[:, k]) for k in coded
+                MaskStreams(*self._coded_parts(k, batch), batch.sizes, shells[:, k], free[:, k])
+                for k in coded
             ]
         return [
             MaskStream(coding_of(int(shells[0, k]), int(free[0, k])), self._coded(k, batch.first))
             for k in coded
         ]
 
-    def _coded_parts(self, level: int, batch: Batch) -> list[memoryview]:
-        """Return the coded masks of a shell of several tensors, read at once."""
-        ends = self._mask_at[batch.first : batch.rows.stop + 1, level].tolist()
-        data = memoryview(bytearray(ends[-1] - ends[0]))
-        self.container.read_into(self.sections[level].tensors[-2].begin + ends[0], data)
-        return [data[a - ends[0] : b - ends[0]] for a, b in itertools.pairwise(ends)]
+    def _coded_parts(self, level: int, batch: Batch) -> tuple[memoryview, Integers]:
+        """Return the coded masks of a shell of several tensors, read at once, and their ends."""
+        places = self._mask_at[batch.first : batch.rows.stop + 1, level]
+        data = memoryview(bytearray(int(places[-1] - places[0])))
+        at = self.sections[level].tensors[-2].begin + int(places[0])
+        self.container.read_into(at, data)
+        return data, places[1:] - places[0]
 
     def _coded(self, level: int, at: int) -> Any:
         """Return a function that reads the coded mask of a shell of a tensor bit by bit."""
@@ -257,16 +257,6 @@ class PackedReader(Reader):
             return bytes(buffer)
 
         return read
-
-
-def _nested_masks(piece: Batch, shells: Sequence[NDArray[Any]]) -> list[Bytes]:
-    """Return the packed mask of each level from the positions of the shells, sparsest first."""
-    mask = np.zeros(piece.count, np.bool_)
-    packed = []
-    for where in shells:
-        mask[where] = True
-        packed.append(piece.pack_mask(mask))
-    return packed
 
 
 def _place(tensor: TensorInfo) -> tuple[int, int, str]:

@@ -13,11 +13,12 @@ import numpy as np
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.packed.layout import shell_sizes
 from elsa_cli.checkpoint.packed.maskbatch import code_masks
-from elsa_cli.checkpoint.packed.maskcode import MaskCoder, coding_of
+from elsa_cli.checkpoint.packed.maskcode import NOTHING, MaskCoder, coding_of
 from elsa_cli.core.batch import Batch, Integers, batches
-from elsa_cli.core.bits import Bytes, unpack_bits
+from elsa_cli.core.bits import Bytes
+from elsa_cli.core.kernels.coding_masks import mask_kernels
 from elsa_cli.core.level import Level
-from elsa_cli.core.work import Progress, run, spans
+from elsa_cli.core.work import Progress, run
 from elsa_cli.errors import BadManifest
 from elsa_cli.storage.container import Container, TensorInfo
 from elsa_cli.storage.output import OutputFile, Policy
@@ -157,13 +158,10 @@ def _code_one(
     counted: Integers = np.zeros((1, levels), np.int64)
     for piece, packed in source.masks_of(batch):
         counted += _count(source, piece, packed)
-        for k, bits in enumerate(packed):
-            for begin, size in spans(piece.count, PIECE):
-                part = unpack_bits(bits[begin // 8 :], size)
-                if k:
-                    sparser = unpack_bits(packed[k - 1][begin // 8 :], size)
-                    part = part.take(np.flatnonzero(~sparser))
-                coders[k].write(part)
+        sparser = NOTHING
+        for coder, denser in zip(coders, packed, strict=True):
+            coder.write(sparser, denser, piece.count)
+            sparser = denser
     _check_counts(source, batch, counted)
     for coder in coders:
         coder.close()
@@ -179,31 +177,31 @@ def _code_several(
     for piece, packed in source.masks_of(batch):
         assert piece.count == batch.count
         _check_counts(source, batch, _count(source, piece, packed))
-        free = batch.sizes
-        taken = None
-        for k, bits in enumerate(packed):
-            mask = batch.unpack_mask(bits)
-            shell = mask if taken is None else mask.take(np.flatnonzero(~taken))
-            coded = code_masks(shell, shells[:, k], free)
-            sizes[:, k] = list(map(len, coded))
-            extents.append([spool.append(b"".join(coded))])
-            free, taken = free - shells[:, k], mask
+        free, sparser = batch.sizes, NOTHING
+        for k, denser in enumerate(packed):
+            coded, sizes[:, k] = code_masks(sparser, denser, batch.sizes, shells[:, k], free)
+            extents.append([spool.append(coded)])
+            free, sparser = free - shells[:, k], denser
     return extents
 
 
 def _count(source: MaskedSource, piece: Batch, packed: Sequence[Bytes]) -> Integers:
     """Return the weights that each level keeps of each tensor, (tensors, levels)."""
     levels = source.manifest.levels
-    for k in range(1, len(levels)):
-        strays = packed[k - 1] & ~packed[k]
-        if strays.any():
-            at = int(np.flatnonzero(piece.mask_sums(strays))[0])
+    kernels = mask_kernels(piece.nbytes)
+    ends = piece.mask_places()[1:]
+    kept: Integers = np.zeros((len(levels), len(ends)), np.int64)
+    sparser = NOTHING
+    for k, denser in enumerate(packed):
+        strays = kernels.tally(sparser, denser, ends, kept[k])
+        if strays >= 0:
             raise BadManifest(
                 f"the mask of {levels[k - 1]} is not inside that of {levels[k]}",
                 file=source.container.path,
-                tensor=source.manifest.tensors[piece.first + at].name,
+                tensor=source.manifest.tensors[piece.first + strays].name,
             )
-    return np.stack([piece.mask_sums(bits) for bits in packed], axis=1)
+        sparser = denser
+    return kept.T
 
 
 def _check_counts(source: MaskedSource, batch: Batch, counted: Integers) -> None:

@@ -17,9 +17,9 @@ __all__ = [
     "LONGEST_LENGTH",
     "ORDER",
     "TINY",
-    "Deflating",
+    "DeflateKernels",
     "deflate_bound",
-    "deflating",
+    "deflate_kernels",
 ]
 
 Bytes = NDArray[np.uint8]
@@ -33,33 +33,38 @@ ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
 FIXED = (8,) * 144 + (9,) * 112 + (7,) * 24 + (8,) * 8  # bits of the fixed codes
 
 
-class Deflating(Protocol):
-    """The kernels; both forms give the same bits."""
+class DeflateKernels(Protocol):
+    """The kernel; both forms give the same bits."""
 
-    def code_blocks(self, data: Bytes, last: bool, state: Integers, out: Bytes) -> int:
-        """Code some blocks of a stream; return how many bytes are whole.
-
-        Args:
-            data: A multiple of BLOCK bytes, or any number of the last ones.
-            last: Whether the stream ends here.
-            state: (2,): the bits that do not fill a byte, and how many; (0, 0) at first.
-            out: `deflate_bound` bytes.
-        """
-
-    def code_streams(self, data: Bytes, ends: Integers, out: Bytes, sizes: Integers) -> int:
-        """Code each of some parts of `data` as a stream; return the bytes of all.
+    def code_streams(
+        self,
+        data: Bytes,
+        ends: Integers,
+        last: bool,
+        state: Integers,
+        out: Bytes,
+        sizes: Integers,
+    ) -> int:
+        """Code each of some parts of `data` as a stream, or one as a part of a stream.
 
         Args:
-            data: The parts, one after the other.
+            data: The parts, one behind the other.
             ends: (n,): where each ends.
-            out: `deflate_bound` bytes.
-            sizes: (n,): filled with the bytes of each stream.
+            last: Whether streams end where parts do. If not, there is one part, a multiple of BLOCK
+                bytes and at least one.
+            state: (2,): of a stream that has begun, the bits that do not fill a byte, and how many;
+                (0, 0) where streams begin, and again where they end.
+            out: `deflate_bound` bytes, filled with the whole bytes.
+            sizes: (n,): filled with how many of them each part has.
+
+        Returns:
+            The whole bytes of all parts.
         """
 
 
-def deflating(nbytes: int) -> Deflating:
-    """Return the form of the kernels for so many bytes of weights more."""
-    return cast(Deflating, form("coding_deflate", nbytes))
+def deflate_kernels(nbytes: int) -> DeflateKernels:
+    """Return the form of the kernel for so many bytes of weights more."""
+    return cast(DeflateKernels, form("coding_deflate", nbytes))
 
 
 def deflate_bound(size: int, streams: int = 1) -> int:

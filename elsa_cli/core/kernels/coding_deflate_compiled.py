@@ -18,7 +18,7 @@ from elsa_cli.core.kernels.coding_deflate import FIXED as FIXED_LENGTHS
 from elsa_cli.core.kernels.coding_words import store64
 from elsa_cli.core.kernels.compiling import kernel
 
-__all__ = ["code_blocks", "code_streams"]
+__all__ = ["code_streams"]
 
 SYMBOLS = END + 1
 PLACES = np.array(ORDER, np.int64)
@@ -113,9 +113,7 @@ def _run_lengths(lengths: Any, symbols: Any, extras: Any) -> int:
     while at < total:
         length = lengths[at] if at < lengths.size else 0
         run = 1
-        while at + run < total and (
-            lengths[at + run] if at + run < lengths.size else 0
-        ) == length:
+        while at + run < total and (lengths[at + run] if at + run < lengths.size else 0) == length:
             run += 1
         at += run
         if length:
@@ -148,14 +146,14 @@ def _extra_bits(symbol: int) -> int:
 
 
 @kernel
-def _put(out: Any, state: Any, at: int, value: int, bits: int) -> int:
+def _put(out: Any, state: Any, at: int, value: Any, bits: Any) -> int:
     """Write up to 48 bits; return where the byte is that is not full."""
     word = np.uint64(state[0]) | (np.uint64(value) << np.uint64(state[1]))
     held = state[1] + bits
     store64(out, at, word)
     state[0] = np.int64(word >> np.uint64(held & ~7))
     state[1] = held & 7
-    return at + (held >> 3)
+    return at + int(held >> 3)
 
 
 @kernel
@@ -171,7 +169,7 @@ def _put_bytes(data: Any, table: Any, state: Any, out: Any, at: int) -> int:
             word |= (entry & low) << held
             held += entry >> high
         store64(out, at, word)
-        at += np.int64(held >> np.uint64(3))
+        at += int(held >> np.uint64(3))
         word >>= held & eights
         held &= seven
         i += 3
@@ -269,7 +267,7 @@ def _block(data: Any, last: bool, state: Any, out: Any, at: int) -> int:
         at = _put(out, state, at, 0, (-state[1]) & 7)
         at = _put(out, state, at, data.size | ((data.size ^ 0xFFFF) << 16), 32)
         out[at : at + data.size] = data
-        return at + data.size
+        return at + int(data.size)
     table = np.empty(FIXED.size, np.uint64)
     if fixed <= dynamic:
         at = _put(out, state, at, final | (1 << 1), 3)
@@ -284,31 +282,17 @@ def _block(data: Any, last: bool, state: Any, out: Any, at: int) -> int:
 
 
 @kernel
-def _blocks(data: Any, last: bool, state: Any, out: Any, at: int) -> int:
-    begin = 0
-    while begin + BLOCK < data.size:
-        at = _block(data[begin : begin + BLOCK], False, state, out, at)
-        begin += BLOCK
-    if last or begin < data.size:
-        at = _block(data[begin:], last, state, out, at)
-    if last:
-        at = _put(out, state, at, 0, (-state[1]) & 7)
-    return at
-
-
-@kernel
-def code_blocks(data: Any, last: bool, state: Any, out: Any) -> int:
-    """Code some blocks of a stream."""
-    return _blocks(data, last, state, out, 0)
-
-
-@kernel
-def code_streams(data: Any, ends: Any, out: Any, sizes: Any) -> int:
-    """Code each of some parts of `data` as a stream."""
-    state = np.zeros(2, np.int64)
+def code_streams(data: Any, ends: Any, last: bool, state: Any, out: Any, sizes: Any) -> int:
+    """Code each of some parts of `data`; return the bytes of all."""
     at, begin = 0, 0
-    for i in range(ends.size):
-        until = _blocks(data[begin : ends[i]], True, state, out, at)
-        sizes[i] = until - at
-        at, begin = until, ends[i]
+    for n in range(ends.size):
+        end, first = ends[n], at
+        while begin + BLOCK < end:
+            at = _block(data[begin : begin + BLOCK], False, state, out, at)
+            begin += BLOCK
+        at = _block(data[begin:end], last, state, out, at)
+        if last:
+            at = _put(out, state, at, 0, (-state[1]) & 7)
+        sizes[n] = at - first
+        begin = end
     return at

@@ -1,4 +1,4 @@
-"""Deflate with numpy: every symbol becomes a code and its bits, and all are put in place at once."""
+"""Deflate with numpy: a code and its bits for every symbol, and all put in place at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from elsa_cli.core.kernels.coding_deflate import (
     Integers,
 )
 
-__all__ = ["code_blocks", "code_streams"]
+__all__ = ["code_streams"]
 
 # Some values and the number of bits of each, at most 16, the first bit lowest.
 Tokens = tuple[NDArray[np.uint64], Integers]
@@ -164,11 +164,10 @@ def _emit(tokens: Tokens, out: Bytes, state: tuple[int, int] = (0, 0)) -> tuple[
     return size, int(coded[size]) if total & 7 else 0, total & 7
 
 
-def code_blocks(data: Bytes, last: bool, state: Integers, out: Bytes) -> int:
-    """Code some blocks of a stream."""
+def _blocks(data: Bytes, last: bool, state: Integers, out: Bytes) -> int:
+    """Code some blocks of a stream; return how many bytes are whole."""
     done = 0
-    begins = range(0, data.size, BLOCK) if data.size or not last else (0,)
-    for begin in begins:
+    for begin in range(0, max(data.size, 1), BLOCK):
         final = last and begin + BLOCK >= data.size
         parts = list(_block(data[begin : begin + BLOCK], final, int(state[1])))
         if final:
@@ -180,21 +179,22 @@ def code_blocks(data: Bytes, last: bool, state: Integers, out: Bytes) -> int:
     return done
 
 
-def code_streams(data: Bytes, ends: Integers, out: Bytes, sizes: Integers) -> int:
-    """Code each of some parts of `data` as a stream."""
+def code_streams(
+    data: Bytes, ends: Integers, last: bool, state: Integers, out: Bytes, sizes: Integers
+) -> int:
+    """Code each of some parts of `data`; return the bytes of all."""
     begins = starts(np.diff(ends, prepend=0))[:-1]
     lengths = ends - begins
-    tiny = np.flatnonzero(lengths < TINY)
+    alone = (lengths >= TINY) | (not last) | (state[1] > 0)
+    tiny = np.flatnonzero(~alone)
     coded, sizes[tiny] = _tiny_streams(data, begins[tiny], lengths[tiny])
-    state: Integers = np.zeros(2, np.int64)
     done, taken, first = 0, 0, 0
-    for n in [*np.flatnonzero(lengths >= TINY).tolist(), ends.size]:
+    for n in [*np.flatnonzero(alone).tolist(), ends.size]:
         size = int(sizes[first:n].sum())  # the tiny ones before it
         out[done : done + size] = coded[taken : taken + size]
         done, taken, first = done + size, taken + size, n + 1
         if n < ends.size:
-            state.fill(0)
-            sizes[n] = code_blocks(data[begins[n] : ends[n]], True, state, out[done:])
+            sizes[n] = _blocks(data[begins[n] : ends[n]], last, state, out[done:])
             done += int(sizes[n])
     return done
 

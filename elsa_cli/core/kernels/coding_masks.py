@@ -49,9 +49,7 @@ class MaskKernels(Protocol):
             kept: (tensors,): filled with the bits that are set in `denser`.
         """
 
-    def gather(
-        self, sparser: Bytes, denser: Bytes, count: int, state: Integers, out: Bytes
-    ) -> int:
+    def gather(self, sparser: Bytes, denser: Bytes, count: int, state: Integers, out: Bytes) -> int:
         """Bring the bits of a shell together; return how many bytes are whole.
 
         Args:

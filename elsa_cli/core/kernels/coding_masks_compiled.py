@@ -30,7 +30,7 @@ def _gathered() -> Any:
 
 
 def _scattered() -> Any:
-    """Return for each byte of free bits, and each byte, its bits put where it is free, (256, 256)."""
+    """Return for each byte of free bits, and each byte, its bits put there, (256, 256)."""
     table = np.zeros((256, 256), np.uint8)
     byte = np.arange(256)
     for free in range(256):
@@ -114,7 +114,7 @@ def gather(sparser: Any, denser: Any, count: int, state: Any, out: Any) -> int:
                 few_free >>= eight
                 few >>= eight
             store64(out, done, word)
-            done += np.int64(held >> np.uint64(3))
+            done += int(held >> np.uint64(3))
             word >>= held & ~seven
             held &= seven
     state[0], state[1] = np.int64(word), np.int64(held)
@@ -193,9 +193,7 @@ def scatter(bits: Any, begin: int, sparser: Any, count: int, out: Any) -> int:
 
 
 @kernel
-def code_several(
-    sparser: Any, denser: Any, sizes: Any, codings: Any, out: Any, ends: Any
-) -> int:
+def code_several(sparser: Any, denser: Any, sizes: Any, codings: Any, out: Any, ends: Any) -> int:
     """Code the shell masks of several tensors; return the bytes of all."""
     largest = 0
     for size in sizes:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.ir as ir
-from numba import types
-from numba.extending import intrinsic
+from numba import extending, types
 
 __all__ = ["load64", "popcount", "store64", "trailing_zeros"]
+
+# Called as its parameters say, without the first one, of which no type checker knows.
+intrinsic: Callable[[Any], Any] = extending.intrinsic
 
 BYTE, WORD = ir.IntType(8), ir.IntType(64)
 
