@@ -33,6 +33,9 @@ Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 
 HELD = 4 * BLOCK  # bytes that are coded together
+# What coding a byte, and making the codes of a stream, is worth in bytes of weights: numpy's form
+# takes longer over it than over weights, so the compiled one pays for itself sooner.
+BYTE, STREAM = 1 << 5, 1 << 16
 SOME = 1 << 20  # bytes inflated at a time where they are not kept
 
 _library: Any = zlib
@@ -95,7 +98,8 @@ def _code(data: Bytes, ends: Integers, last: bool, state: Integers) -> tuple[byt
     """Return what `DeflateKernels.code_streams` makes of some parts."""
     out: Bytes = np.empty(deflate_bound(data.size, ends.size), np.uint8)
     sizes: Integers = np.zeros(ends.size, np.int64)
-    total = deflate_kernels(0).code_streams(data, ends, last, state, out, sizes)
+    kernels = deflate_kernels(BYTE * data.size + STREAM * ends.size)
+    total = kernels.code_streams(data, ends, last, state, out, sizes)
     return out[:total].tobytes(), sizes
 
 
