@@ -75,7 +75,7 @@ def test_gather_and_scatter(masks: tuple[Any, Any], alone: bool, cuts: list[int]
             marked = kernels.scatter(padded, at, few, end - begin, out)
             assert out.tobytes() == part(denser, begin, end).tobytes()
             assert marked == np.count_nonzero((kept & ~taken)[begin:end])
-            at += np.count_nonzero(~taken[begin:end])
+            at += int(np.count_nonzero(~taken[begin:end]))
 
 
 def bytes_of(size: int) -> Bytes:
