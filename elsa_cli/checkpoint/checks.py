@@ -9,6 +9,7 @@ import numpy as np
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.core.batch import Batch, Integers
 from elsa_cli.core.bits import Bytes
+from elsa_cli.core.kernels.coding_masks import NOTHING, mask_kernels
 from elsa_cli.errors import BadManifest
 
 __all__ = ["count_masks", "require_counts", "require_nested"]
@@ -27,13 +28,16 @@ def count_masks(batch: Batch, masks: Sequence[Bytes]) -> tuple[Integers, Integer
         Two arrays (tensors, levels): the weights that a level keeps, and how many of those of the
         next sparser level it does not keep, 0 where masks nest.
     """
-    kept = np.stack([batch.mask_sums(bits) for bits in masks], axis=1)
+    kernels = mask_kernels(batch.nbytes)
+    ends = batch.mask_places()[1:]
+    kept: Integers = np.zeros((len(masks), len(ends)), np.int64)
     strays = np.zeros_like(kept)
-    for k in range(1, len(masks)):
-        outside = masks[k - 1] & ~masks[k]
-        if outside.any():
-            strays[:, k] = batch.mask_sums(outside)
-    return kept, strays
+    sparser = NOTHING
+    for level_index, denser in enumerate(masks):
+        if kernels.tally(sparser, denser, ends, kept[level_index]) >= 0:
+            strays[level_index] = batch.mask_sums(sparser & ~denser)
+        sparser = denser
+    return kept.T, strays.T
 
 
 def require_nested(manifest: Manifest, file: str, batch: Batch, strays: Integers) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from elsa_cli.checkpoint.deflate import is_coded_text
 from elsa_cli.checkpoint.members import ladder
 from elsa_cli.checkpoint.names import KEY, is_ours
-from elsa_cli.core.bits import is_coded_text
 from elsa_cli.core.dtypes import DTYPES, DType
 from elsa_cli.core.level import DENSE, Level, parse_level
 from elsa_cli.errors import BadManifest, ElsaError, LevelNotStored, UnknownVersion

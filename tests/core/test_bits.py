@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import base64
-import zlib
 from typing import Any
 
 import numpy as np
@@ -10,9 +8,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from elsa_cli.core.bits import (
-    Deflater,
-    decode_text,
-    encode_text,
     mask_bytes,
     pack_bits,
     popcount,
@@ -30,14 +25,6 @@ def little(bits: list[bool]) -> bytes:
     for at, bit in enumerate(bits):
         packed[at // 8] |= bit << at % 8
     return bytes(packed)
-
-
-def deflate(raw: bytes) -> bytes:
-    parts: list[bytes] = []
-    coder = Deflater(parts.append)
-    coder.write(raw)
-    coder.close()
-    return b"".join(parts)
 
 
 @given(st.lists(st.booleans()))
@@ -63,60 +50,6 @@ def test_popcount_of_any_slice(raw: bytes, start: int) -> None:
 
 def test_popcount_does_not_overflow() -> None:
     assert popcount(np.full(100_003, 255, np.uint8)) == 800_024
-
-
-@given(st.binary(max_size=400))
-def test_text_round_trip(raw: bytes) -> None:
-    text = encode_text(raw)
-    assert text.isascii()
-    assert decode_text(text, len(raw)) == raw
-    assert decode_text(encode_text(bytearray(raw)), len(raw)) == raw
-    assert zlib.decompress(base64.b64decode(text), -15) == raw
-
-
-@pytest.mark.parametrize("delta", [-3, -1, 1, 5])
-def test_text_of_another_size_is_refused(delta: int) -> None:
-    raw = bytes(range(100))
-    with pytest.raises(ValueError, match="does not hold"):
-        decode_text(encode_text(raw), len(raw) + delta)
-
-
-@given(st.data())
-def test_damaged_text_is_refused_or_of_the_right_size(data: st.DataObject) -> None:
-    raw = np.random.default_rng(4).bytes(90)
-    text = encode_text(raw)
-    at = data.draw(st.integers(0, len(text) - 1))
-    other = data.draw(st.one_of(st.just(""), st.characters()))
-    try:
-        found = decode_text(text[:at] + other + text[at + 1 :], len(raw))
-    except ValueError:
-        return
-    assert len(found) == len(raw)
-
-
-@pytest.mark.parametrize("text", ["", "é", "AB=", "A B C D", "AAAA", encode_text(b"abc")[:-4]])
-def test_what_is_not_coded_text(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - any kind of it
-        decode_text(text, 3)
-
-
-def test_text_with_something_behind_it_is_refused() -> None:
-    text = base64.b64encode(deflate(b"abc") + b"x").decode()
-    with pytest.raises(ValueError, match="does not hold"):
-        decode_text(text, 3)
-
-
-def test_a_bomb_is_not_unpacked() -> None:
-    coded = zlib.compressobj(9, zlib.DEFLATED, -15)
-    bomb = b"".join(coded.compress(bytes(1 << 20)) for _ in range(64)) + coded.flush()
-    with pytest.raises(ValueError, match="does not hold"):
-        decode_text(base64.b64encode(bomb).decode(), 10)
-
-
-def test_the_coder_is_deterministic_and_huffman_only() -> None:
-    raw = np.random.default_rng(5).bytes(5000) * 2
-    assert deflate(raw) == deflate(raw)
-    assert len(deflate(raw)) > len(raw) * 0.99  # no matches: the second half costs as the first
 
 
 @given(
@@ -156,8 +89,3 @@ def test_kept_weights_keep_their_bits_and_others_become_plus_zero(name: str) -> 
     bits = raw_bits(name, raw).copy()
     zero_unkept(bits, pack_bits(mask), Scratch())
     assert bits.tobytes() == raw[: len(raw) // 2] + bytes(len(raw) // 2)
-
-
-def test_text_that_is_base64_of_no_deflate_stream() -> None:
-    with pytest.raises(ValueError, match="Error -3"):
-        decode_text(base64.b64encode(b"\xff" * 10).decode(), 4)

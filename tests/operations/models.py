@@ -99,7 +99,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Make every operation work in pieces of `size` weights, a multiple of 8."""
     monkeypatch.setattr(spans, "__defaults__", (size,))
     monkeypatch.setattr("elsa_cli.core.work.CHUNK", size)
-    for module in ("reader", "writer", "shellcoding"):
+    for module in ("reader", "shellcoding"):
         monkeypatch.setattr(f"elsa_cli.checkpoint.packed.{module}.PIECE", size)
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from elsa_cli.checkpoint.deflate import decode_text
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.names import is_ours, level_name, mask_name
 from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.checkpoint.source import Piece
 from elsa_cli.core.batch import Batch, pieces
-from elsa_cli.core.bits import Bytes, decode_text, mask_bytes, zero_unkept
+from elsa_cli.core.bits import Bytes, mask_bytes, zero_unkept
 from elsa_cli.core.dtypes import DTYPES, Bits, DType
 from elsa_cli.core.level import DENSE, Level
 from elsa_cli.core.work import Progress, Scratch, chunk_of

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from elsa_cli.checkpoint.checks import count_masks, require_counts, require_nested
+from elsa_cli.checkpoint.deflate import encode_text
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.names import level_name, mask_name
 from elsa_cli.checkpoint.nested.placement import Layout, Places, mask_offsets
 from elsa_cli.checkpoint.source import NestedSource, Piece
 from elsa_cli.core.batch import Batch, Integers
-from elsa_cli.core.bits import Bytes, encode_text
+from elsa_cli.core.bits import Bytes
 from elsa_cli.core.level import DENSE
 from elsa_cli.core.work import Beside, Progress, Scratch, no_progress, run, threads_for
 from elsa_cli.errors import BadManifest

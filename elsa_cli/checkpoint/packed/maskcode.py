@@ -5,41 +5,48 @@ gaps between the marked ones are coded, a byte each; where seven in eight or mor
 between the others; else the bits themselves, eight to a byte. The bytes go through raw deflate with
 Huffman codes only. Huffman codes cannot take less than a bit for a byte of mask, which is why few
 ones are better told by their gaps; they are also fewer bytes to code.
+
+`elsa_cli.core.kernels.coding_masks` shows it for eight weights.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.core.bits import Bools, Bytes, Deflater, pack_bits, unpack_bits
+from elsa_cli.checkpoint.deflate import Deflater, Inflater
+from elsa_cli.core.bits import Bytes
+from elsa_cli.core.kernels.coding_masks import (
+    BITS,
+    ESCAPE,
+    NOTHING,
+    ONES,
+    SLACK,
+    ZEROS,
+    mask_kernels,
+)
 
 __all__ = [
     "BITS",
     "ESCAPE",
+    "NOTHING",
     "ONES",
     "ZEROS",
     "MaskCoder",
     "MaskStream",
-    "Positions",
     "coding_of",
-    "spell",
+    "codings_of",
 ]
 
-BITS, ONES, ZEROS = "bits", "gaps between ones", "gaps between zeros"
-ESCAPE = 255  # a byte of this value adds to the gap that follows it
-READ = 1 << 16  # coded bytes read at a time
+Integers = NDArray[np.int64]
 
-Positions = NDArray[np.intp]
-NONE: Positions = np.zeros(0, np.intp)
+READ = 1 << 16  # bytes that tell gaps, inflated at a time
 
 
-def coding_of(marked: int, free: int) -> str:
-    """Return how the mask of a shell is coded.
+def coding_of(marked: int, free: int) -> int:
+    """Return how the mask of a shell is coded: as BITS, or as gaps between ONES or ZEROS.
 
     Args:
         marked: Weights of the shell.
@@ -50,15 +57,10 @@ def coding_of(marked: int, free: int) -> str:
     return ZEROS if 8 * (free - marked) < free else BITS
 
 
-def spell(gaps: Positions) -> tuple[Bytes, Positions]:
-    """Return the bytes that tell gaps, and how many of them tell each: escapes, then the rest."""
-    lengths = gaps // ESCAPE
-    lengths += 1
-    ends = np.cumsum(lengths)
-    out = np.full(int(ends[-1]) if ends.size else 0, ESCAPE, np.uint8)
-    ends -= 1
-    out[ends] = gaps % ESCAPE
-    return out, lengths
+def codings_of(marked: Integers, free: Integers) -> Integers:
+    """Return how the mask of each of some shells is coded, as `coding_of` does."""
+    zeros = np.where(8 * (free - marked) < free, ZEROS, BITS)
+    return np.where(8 * marked < free, ONES, zeros).astype(np.int64)
 
 
 class MaskCoder:
@@ -66,139 +68,152 @@ class MaskCoder:
 
     Args:
         coding: From `coding_of`.
-        sink: Takes the coded bytes, a few at a time.
+        sink: Takes the coded bytes, some at a time.
     """
 
-    def __init__(self, coding: str, sink: Callable[[bytes], object]) -> None:
+    def __init__(self, coding: int, sink: Callable[[bytes], object]) -> None:
         """Begin with no bit."""
         self._coding = coding
         self._deflater = Deflater(sink)
-        self._bits: Bools = np.zeros(0, np.bool_)
-        self._gap = 0
+        self._bits: Integers = np.zeros(2, np.int64)  # those that do not fill a byte
+        self._gap: Integers = np.zeros(1, np.int64)
 
-    def write(self, bits: Bools) -> None:
-        """Code some more bits, of any number."""
-        if self._coding != BITS:
-            self._write_gaps(np.flatnonzero(bits if self._coding == ONES else ~bits), bits.size)
-            return
-        bits = np.concatenate([self._bits, bits]) if self._bits.size else bits
-        whole = bits.size & ~7
-        self._deflater.write(pack_bits(bits[:whole]))
-        self._bits = bits[whole:]
+    def write(self, sparser: Bytes, denser: Bytes, count: int) -> None:
+        """Code the bits of some more weights.
 
-    def _write_gaps(self, where: Positions, count: int) -> None:
-        if not where.size:
-            self._gap += count
+        Args:
+            sparser: (count / 8,): the packed mask of the next sparser level; NOTHING if there is
+                none.
+            denser: (count / 8,): that of the level.
+            count: Weights, a multiple of 8 but for the last ones.
+        """
+        if not sparser.size and not self._bits[1] and not count % 8:
+            self._put(denser, count)  # they are together
             return
-        gaps = np.diff(where, prepend=-1) - 1
-        gaps[0] += self._gap
-        self._gap = count - 1 - int(where[-1])
-        self._deflater.write(spell(gaps)[0])
+        together: Bytes = np.empty(-(-count // 8) + 2 * SLACK, np.uint8)
+        whole = mask_kernels(0).gather(sparser, denser, count, self._bits, together)
+        self._put(together[:whole], 8 * whole)
+
+    def _put(self, bits: Bytes, count: int) -> None:
+        if self._coding == BITS:
+            self._deflater.write(bits)
+            return
+        told: Bytes = np.empty(count + int(self._gap[0]) // ESCAPE + 1, np.uint8)
+        size = mask_kernels(0).gaps(bits, count, self._coding, self._gap, told)
+        self._deflater.write(told[:size])
 
     def close(self) -> None:
         """Code what is left and end the stream."""
-        self._deflater.write(pack_bits(self._bits))
+        word, held = self._bits.tolist()
+        if held:
+            self._put(np.array([word], np.uint8), held)
         self._deflater.close()
 
 
 class MaskStream:
-    """Reads one shell mask of one tensor, some bits at a time.
+    """Reads one shell mask of one tensor, some weights at a time.
 
     Args:
         coding: From `coding_of`.
         read: Returns up to so many further coded bytes, b"" at the end.
     """
 
-    def __init__(self, coding: str, read: Callable[[int], bytes]) -> None:
-        """Begin before the first bit."""
+    def __init__(self, coding: int, read: Callable[[int], bytes]) -> None:
+        """Begin before the first weight."""
         self._coding = coding
-        self._read = read
-        self._inflater = zlib.decompressobj(-15)
-        self._bits: Bools = np.zeros(0, np.bool_)
-        # Both count from the next bit to be taken: marks that are decoded and not yet taken, and
-        # where the gap begins that is decoded next.
-        self._marks = NONE
-        self._end = 0
-        self._ended = False
+        self._inflater = Inflater(read)
+        self._left = b""  # the decoded byte of which some bits are not used
+        self._gaps: Bytes = np.zeros(0, np.uint8)  # decoded, the first ones used
+        self._used = 0  # how many bits of the byte, or how many gaps, are used
+        self._next: Integers = np.zeros(1, np.int64)  # where the next gap begins, from the next bit
 
-    def take(self, count: int, *, zeros: bool = True) -> tuple[Positions, Positions]:
-        """Return where ones are among the next `count` bits, and where zeros are, ascending.
+    def take(self, sparser: Bytes, count: int, out: Bytes) -> int:
+        """Put together the mask of the level for the next weights.
 
         Args:
-            count: Number of bits.
-            zeros: Whether the second result is wanted; else it may be empty.
+            sparser: (count / 8,): the packed mask of the next sparser level; NOTHING if there is
+                none.
+            count: Weights, a multiple of 8 but for the last ones.
+            out: (count / 8,): filled with the packed mask of the level; its spare bits are 0.
+
+        Returns:
+            How many of the weights are in the shell.
 
         Raises:
             ValueError: The stream is damaged or has fewer bits.
         """
-        if self._coding == BITS:
-            bits = self._take_bits(count)
-            return np.flatnonzero(bits), np.flatnonzero(~bits) if zeros else NONE
-        where = self._take_marks(count)
-        if self._coding == ONES:
-            return where, complement(where, count) if zeros else NONE
-        return complement(where, count), where
+        kernels = mask_kernels(0)
+        free = count
+        if sparser.size:
+            kept: Integers = np.zeros(1, np.int64)
+            kernels.tally(NOTHING, sparser, np.array([sparser.size]), kept)
+            free -= int(kept[0])
+        take = self._take_bits if self._coding == BITS else self._take_gaps
+        bits, begin = take(free)
+        return kernels.scatter(bits, begin, sparser, count, out)
 
-    def _take_bits(self, count: int) -> Bools:
-        parts = [self._bits]
-        have = self._bits.size
-        while have < count:
-            raw = np.frombuffer(self._inflate(-(-(count - have) // 8)), np.uint8)
-            if not raw.size:
+    def _take_bits(self, count: int) -> tuple[Bytes, int]:
+        """Return the packed bits of the next free weights, and where they begin, in bits."""
+        begin = self._used
+        parts = [self._left]
+        missing = -(-(begin + count) // 8) - len(self._left)
+        while missing > 0:
+            raw = self._inflate(missing)
+            if not raw:
                 raise ValueError("the coded mask ends early")
-            parts.append(unpack_bits(raw, 8 * raw.size))
-            have += 8 * raw.size
-        bits = np.concatenate(parts) if len(parts) > 1 else self._bits
-        self._bits = bits[count:]
-        return bits[:count]
+            parts.append(raw)
+            missing -= len(raw)
+        raw = b"".join(parts)
+        self._used = (begin + count) % 8
+        self._left = raw[(begin + count) // 8 :]
+        return _padded(raw), begin
 
-    def _take_marks(self, count: int) -> Positions:
-        parts = [self._marks]
-        while self._end < count and not self._ended:
-            raw: Bytes = np.frombuffer(self._inflate(READ), np.uint8)
-            if not raw.size:
-                self._ended = True
+    def _take_gaps(self, count: int) -> tuple[Bytes, int]:
+        """Return the packed bits of the next free weights, which begin at the first one."""
+        fill = 255 if self._coding == ZEROS else 0
+        bits: Bytes = np.full(-(-count // 8) + SLACK, fill, np.uint8)
+        while self._next[0] < count:
+            if self._used == self._gaps.size:
+                raw = self._inflate(READ)
+                if not raw:
+                    break
+                self._gaps, self._used = np.frombuffer(bytearray(raw), np.uint8), 0
+            self._used = mask_kernels(0).ungaps(
+                self._gaps, self._used, count, self._coding, self._next, bits
+            )
+            if self._used < self._gaps.size:
                 break
-            # A mark ends each run of escapes, and takes a bit itself.
-            ends = np.cumsum(raw, dtype=np.intp)
-            passed = int(ends[-1])
-            if int(raw.max()) == ESCAPE:
-                ends = ends.take(np.flatnonzero(raw != ESCAPE))
-            ends += np.arange(self._end, self._end + ends.size)
-            parts.append(ends)
-            self._end += passed + ends.size
-        known = np.concatenate(parts) if len(parts) > 1 else self._marks
-        taken = int(np.searchsorted(known, count))
-        self._marks = known[taken:] - count
-        self._end -= count
-        return known[:taken]
+        self._next -= count
+        return bits, 0
 
     def _inflate(self, size: int) -> bytes:
         try:
-            while not self._inflater.eof:
-                coded = self._inflater.unconsumed_tail or self._read(READ)
-                raw = self._inflater.decompress(coded, size)
-                if raw or not coded:
-                    return raw
-        except zlib.error as error:
-            raise ValueError(f"the coded mask is damaged ({error})") from error
-        return b""
+            return self._inflater.take(size)
+        except ValueError as error:
+            raise ValueError(f"the coded mask is damaged: {error}") from error
 
     def finish(self) -> None:
         """Check that nothing but padding is left.
 
         Raises:
-            ValueError: There are further bits or bytes.
+            ValueError: There are further bits or bytes, or the last gap has no end.
         """
-        left: Any = self._bits.size >= 8 or self._bits.any() or self._marks.size
-        if left or self._inflate(1) or self._inflater.unused_data:
+        if self._coding == BITS:
+            rest = int.from_bytes(self._left, "little") >> self._used
+            more = len(self._left) > 1 or rest != 0
+        else:
+            more = self._used < self._gaps.size
+        if more or self._inflate(1):
             raise ValueError("the coded mask is too long")
-        if not self._inflater.eof or self._read(1):
-            raise ValueError("the coded mask has no end")
+        if self._gaps[-1:].tolist() == [ESCAPE]:
+            raise ValueError("the coded mask ends early")
+        if not self._inflater.ended:
+            raise ValueError("the coded mask has no end, or something behind it")
 
 
-def complement(where: Positions, count: int) -> Positions:
-    """Return the numbers below `count` that are not in `where`."""
-    rest = np.ones(count, np.bool_)
-    rest[where] = False
-    return np.flatnonzero(rest)
+def _padded(raw: bytes) -> Bytes:
+    """Return bytes as an array that may be read in words, and written, as the kernels ask for."""
+    found: Bytes = np.empty(len(raw) + SLACK, np.uint8)
+    found[: len(raw)] = np.frombuffer(raw, np.uint8)
+    found[len(raw) :] = 0
+    return found

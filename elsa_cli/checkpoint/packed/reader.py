@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.members import depth_of
 from elsa_cli.checkpoint.names import is_ours
 from elsa_cli.checkpoint.packed.layout import plan_sections, section_names, shell_sizes
 from elsa_cli.checkpoint.packed.maskbatch import MaskStreams
-from elsa_cli.checkpoint.packed.maskcode import MaskStream, coding_of
+from elsa_cli.checkpoint.packed.maskcode import NOTHING, MaskStream, coding_of
 from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.checkpoint.source import Piece
-from elsa_cli.core.batch import Batch, Integers, batches
-from elsa_cli.core.bits import Bytes
+from elsa_cli.core.batch import Batch, Integers, batches, starts
+from elsa_cli.core.bits import Bytes, popcount
 from elsa_cli.core.dtypes import Bits
+from elsa_cli.core.kernels.coding_masks import mask_kernels
+from elsa_cli.core.kernels.coding_weights import weight_kernels
 from elsa_cli.core.level import DENSE, Level
 from elsa_cli.core.work import Progress, Scratch
 from elsa_cli.errors import CutFile
@@ -123,8 +123,7 @@ class PackedReader(Reader):
 
     def pieces(self, batch: Batch, scratch: Scratch) -> Iterator[Piece]:
         """Yield weights and masks of whole tensors; see `NestedSource`."""
-        for piece, cells, chosen in self._put_together(batch, len(self._sections), scratch):
-            yield Piece(piece, cells, _nested_masks(piece, chosen[:-1]))
+        yield from self._put_together(batch, len(self._sections), scratch)
 
     def network(
         self, batch: Batch, level: Level, scratch: Scratch
@@ -134,26 +133,24 @@ class PackedReader(Reader):
         for piece, cells, _ in self._put_together(batch, depth, scratch):
             yield piece, cells.view(np.uint8).data
 
-    def _put_together(
-        self, batch: Batch, depth: int, scratch: Scratch
-    ) -> Iterator[tuple[Batch, Bits, list[NDArray[Any]]]]:
-        """Yield pieces of whole tensors with the weights of the `depth` sparsest shells.
-
-        Beside the weights come the positions of each shell, as `_walk` gives them.
-        """
+    def _put_together(self, batch: Batch, depth: int, scratch: Scratch) -> Iterator[Piece]:
+        """Yield pieces of whole tensors with the weights of the `depth` sparsest shells."""
         offsets = [
             self._sections[shell].values.begin + int(self._values_at[batch.first, shell])
             for shell in range(depth)
         ]
-        for piece, chosen in self._walk(batch, depth):
-            cells: Bits = scratch.array("weights", piece.cells, piece.cell)
-            cells.fill(0)
-            for shell, where in enumerate(map(piece.cells_of, chosen)):
-                values: Bits = scratch.array("values", where.size, piece.cell)
-                self.container.read_into(offsets[shell], values.view(np.uint8).data)
-                offsets[shell] += values.nbytes
-                cells[where] = values
-            yield piece, cells, chosen
+        for piece, masks in self._walk(batch, depth):
+            bits: Bits = scratch.array("weights", piece.cells, piece.cell)
+            cells = np.stack([piece.cell_mask(mask) for mask in masks])
+            held = [popcount(mask) for mask in cells]
+            begins = starts(np.diff(held if depth == len(held) else [*held, bits.size], prepend=0))
+            values: Bits = scratch.array("values", int(begins[-1]), piece.cell)
+            for shell, (begin, end) in enumerate(itertools.pairwise(begins.tolist())):
+                part = values[begin:end]
+                self.container.read_into(offsets[shell], part.view(np.uint8).data)
+                offsets[shell] += part.nbytes
+            weight_kernels(bits.nbytes).assemble(values, begins[:-1], cells, bits)
+            yield Piece(piece, bits, masks)
 
     def wrong_digests(self, threads: int, progress: Progress) -> tuple[int, list[str]]:
         """Compare the digests of the sections that the file holds; see `Reader`."""
@@ -186,38 +183,36 @@ class PackedReader(Reader):
     def masks(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
         """Yield the masks of every level that the file holds; see `NestedSource`."""
         depth = len([level for level in self._available if level != DENSE])
-        for piece, chosen in self._walk(batch, depth):
-            yield piece, _nested_masks(piece, chosen)
+        yield from self._walk(batch, depth)
 
-    def _walk(self, batch: Batch, depth: int) -> Iterator[tuple[Batch, list[NDArray[Any]]]]:
-        """Yield pieces of whole tensors, and the positions of their `depth` sparsest shells.
+    def _walk(self, batch: Batch, depth: int) -> Iterator[tuple[Batch, list[Bytes]]]:
+        """Yield pieces of whole tensors, and the masks of their `depth` sparsest levels.
 
-        The positions of a shell ascend and count from the first weight of the piece. With all
-        shells, the last one is what no mask takes.
+        Dense has none.
         """
         if batch.several:
             try:
-                chosen = self._split(batch.count, self._streams(batch, depth), depth)
+                masks, _ = self._masks(batch, self._streams(batch, depth))
             except ValueError:
                 # One by one, they tell which of them is damaged, and how.
                 for tensor in batch.tensors():
                     yield from self._walk(tensor, depth)
             else:
-                yield batch, chosen
+                yield batch, masks
             return
         name = self.manifest.tensors[batch.first].name
-        left = self._shells[batch.first, :depth].tolist()
         streams = self._streams(batch, depth)
+        left = self._shells[batch.first, : len(streams)].tolist()
         for piece in batch.pieces(lambda _: PIECE):
             try:
-                chosen = self._split(piece.count, streams, depth)
+                masks, found = self._masks(piece, streams)
             except ValueError as error:
                 raise self.damaged(name, str(error)) from error
-            for k, where in enumerate(chosen):
-                left[k] -= where.size
+            for k, marked in enumerate(found):
+                left[k] -= marked
                 if left[k] < 0:
                     raise self.damaged(name, "its coded mask has too many weights")
-            yield piece, chosen
+            yield piece, masks
         if any(left):
             raise self.damaged(name, "its coded mask has too few weights")
         for stream in streams:
@@ -226,22 +221,18 @@ class PackedReader(Reader):
             except ValueError as error:
                 raise self.damaged(name, str(error)) from error
 
-    def _split(
-        self, count: int, streams: Sequence[MaskStream | MaskStreams], depth: int
-    ) -> list[NDArray[Any]]:
-        """Return where the next `count` weights of each shell are."""
-        chosen = []
-        rest: NDArray[Any] | None = None
-        for k, stream in enumerate(streams):
-            free = count if rest is None else rest.size
-            where, others = stream.take(free, zeros=k + 1 < depth)
-            chosen.append(where if rest is None else rest.take(where))
-            if k + 1 < depth:
-                rest = others if rest is None else rest.take(others)
-        if len(streams) < depth:
-            assert rest is not None
-            chosen.append(rest)
-        return chosen
+    def _masks(
+        self, piece: Batch, streams: Sequence[MaskStream | MaskStreams]
+    ) -> tuple[list[Bytes], list[int]]:
+        """Return the mask of each level for the next weights, and how many each shell has."""
+        masks, found, sparser = [], [], NOTHING
+        mask_kernels(piece.nbytes)
+        for stream in streams:
+            mask: Bytes = np.empty(int(piece.mask_places()[-1]), np.uint8)
+            found.append(stream.take(sparser, piece.count, mask))
+            masks.append(mask)
+            sparser = mask
+        return masks, found
 
     def _streams(self, batch: Batch, depth: int) -> Sequence[MaskStream | MaskStreams]:
         """Return what reads the masks of the `depth` sparsest shells of whole tensors."""
@@ -250,19 +241,20 @@ class PackedReader(Reader):
         coded = range(min(depth, len(self.manifest.levels)))
         if batch.several:
             return [
-                MaskStreams(self._coded_parts(k, batch), shells[:, k], free[:, k]) for k in coded
+                MaskStreams(*self._coded_parts(k, batch), batch.sizes, shells[:, k], free[:, k])
+                for k in coded
             ]
         return [
             MaskStream(coding_of(int(shells[0, k]), int(free[0, k])), self._coded(k, batch.first))
             for k in coded
         ]
 
-    def _coded_parts(self, level: int, batch: Batch) -> list[memoryview]:
-        """Return the coded masks of a shell of several tensors, read at once."""
-        ends = self._mask_at[batch.first : batch.rows.stop + 1, level].tolist()
-        data = memoryview(bytearray(ends[-1] - ends[0]))
-        self.container.read_into(self._mask_of(level).begin + ends[0], data)
-        return [data[a - ends[0] : b - ends[0]] for a, b in itertools.pairwise(ends)]
+    def _coded_parts(self, level: int, batch: Batch) -> tuple[memoryview, Integers]:
+        """Return the coded masks of a shell of several tensors, read at once, and their ends."""
+        bounds = self._mask_at[batch.first : batch.rows.stop + 1, level]
+        data = memoryview(bytearray(int(bounds[-1] - bounds[0])))
+        self.container.read_into(self._mask_of(level).begin + int(bounds[0]), data)
+        return data, bounds[1:] - bounds[0]
 
     def _mask_of(self, shell: int) -> TensorInfo:
         mask = self._sections[shell].mask
@@ -282,16 +274,6 @@ class PackedReader(Reader):
             return bytes(buffer)
 
         return read
-
-
-def _nested_masks(piece: Batch, shells: Sequence[NDArray[Any]]) -> list[Bytes]:
-    """Return the packed mask of each level from the positions of the shells, sparsest first."""
-    mask = np.zeros(piece.count, np.bool_)
-    packed = []
-    for where in shells:
-        mask[where] = True
-        packed.append(piece.pack_mask(mask))
-    return packed
 
 
 def _extent(tensor: TensorInfo) -> tuple[int, int, str]:

@@ -13,11 +13,11 @@ from elsa_cli.checkpoint.checks import count_masks, require_counts, require_nest
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.packed.layout import shell_sizes
 from elsa_cli.checkpoint.packed.maskbatch import code_masks
-from elsa_cli.checkpoint.packed.maskcode import MaskCoder, coding_of
+from elsa_cli.checkpoint.packed.maskcode import NOTHING, MaskCoder, coding_of
 from elsa_cli.checkpoint.source import NestedSource
 from elsa_cli.core.batch import Batch, Integers, batches
-from elsa_cli.core.bits import Bytes, unpack_bits
-from elsa_cli.core.work import Progress, run, spans
+from elsa_cli.core.bits import Bytes
+from elsa_cli.core.work import Progress, run
 from elsa_cli.storage.output import OutputFile, Policy
 from elsa_cli.storage.source import Extent
 
@@ -134,13 +134,10 @@ def _code_one(
     counted: Integers = np.zeros((1, levels), np.int64)
     for piece, packed in source.masks(batch):
         counted += _count(source, piece, packed)
-        for k, bits in enumerate(packed):
-            for begin, size in spans(piece.count, PIECE):
-                part = unpack_bits(bits[begin // 8 :], size)
-                if k:
-                    sparser = unpack_bits(packed[k - 1][begin // 8 :], size)
-                    part = part.take(np.flatnonzero(~sparser))
-                coders[k].write(part)
+        sparser = NOTHING
+        for coder, denser in zip(coders, packed, strict=True):
+            coder.write(sparser, denser, piece.count)
+            sparser = denser
     require_counts(source.manifest, source.name, batch.first, counted)
     for coder in coders:
         coder.close()
@@ -156,15 +153,11 @@ def _code_several(
     for piece, packed in source.masks(batch):
         assert piece.count == batch.count
         require_counts(source.manifest, source.name, batch.first, _count(source, piece, packed))
-        free = batch.sizes
-        taken = None
-        for k, bits in enumerate(packed):
-            mask = batch.unpack_mask(bits)
-            shell = mask if taken is None else mask.take(np.flatnonzero(~taken))
-            coded = code_masks(shell, shells[:, k], free)
-            sizes[:, k] = list(map(len, coded))
-            extents.append([spool.append(b"".join(coded))])
-            free, taken = free - shells[:, k], mask
+        free, sparser = batch.sizes, NOTHING
+        for k, denser in enumerate(packed):
+            coded, sizes[:, k] = code_masks(sparser, denser, batch.sizes, shells[:, k], free)
+            extents.append([spool.append(coded)])
+            free, sparser = free - shells[:, k], denser
     return extents
 
 

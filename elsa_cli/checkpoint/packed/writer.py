@@ -8,12 +8,10 @@ to the shells.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.names import stored
@@ -21,16 +19,17 @@ from elsa_cli.checkpoint.packed.layout import Layout, plan_layout, shell_sizes
 from elsa_cli.checkpoint.packed.shellcoding import CodedMasks, Spool, code_shells, wholes
 from elsa_cli.checkpoint.source import NestedSource
 from elsa_cli.core.batch import Batch
-from elsa_cli.core.bits import Bytes, unpack_bits
+from elsa_cli.core.bits import Bytes
+from elsa_cli.core.dtypes import Bits
+from elsa_cli.core.kernels.coding_masks import NOTHING
+from elsa_cli.core.kernels.coding_weights import weight_kernels
 from elsa_cli.core.level import DENSE
-from elsa_cli.core.work import Beside, Progress, Scratch, no_progress, run, spans
+from elsa_cli.core.work import Beside, Progress, Scratch, no_progress, run
 from elsa_cli.storage.copying import copy_steps
 from elsa_cli.storage.digest import digest_ranges
 from elsa_cli.storage.output import OutputFile
 
 __all__ = ["write_packed"]
-
-PIECE = 1 << 19  # weights dealt out at a time
 
 
 def write_packed(
@@ -117,22 +116,12 @@ def _deal_values(
     run(wholes(manifest), work, Scratch, threads)
 
 
-def _shells(bits: NDArray[Any], packed: Sequence[Bytes], scratch: Scratch) -> list[NDArray[Any]]:
-    """Return the weights of each shell, sparsest first, dense last."""
-    shells = [packed[0], *(a ^ b for a, b in itertools.pairwise(packed)), ~packed[-1]]
-    result = []
-    for k, shell in enumerate(shells):
-        values = scratch.array(f"shell {k}", bits.size, bits.dtype)
-        done = 0
-        for start, count in spans(bits.size, PIECE):
-            piece = unpack_bits(shell[start // 8 :], count)
-            where = np.flatnonzero(piece)
-            np.take(
-                bits[start : start + count],
-                where,
-                out=values[done : done + where.size],
-                mode="clip",
-            )
-            done += where.size
-        result.append(values[:done])
-    return result
+def _shells(bits: Bits, packed: Sequence[Bytes], scratch: Scratch) -> Iterator[Bits]:
+    """Yield the weights of each shell, sparsest first, dense last."""
+    kernels = weight_kernels(bits.nbytes)
+    shells: Bits = scratch.array("shells", bits.size, bits.dtype)
+    done = 0
+    for sparser, denser in itertools.pairwise([NOTHING, *packed, NOTHING]):
+        found = kernels.deal(bits, sparser, denser, shells[done:])
+        yield shells[done : done + found]
+        done += found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elsa_cli.checkpoint.deflate import deflate
 from elsa_cli.checkpoint.packed.maskbatch import MaskStreams, code_masks
-from elsa_cli.checkpoint.packed.maskcode import MaskStream, coding_of
-from elsa_cli.core.bits import Bools, Deflater
-from tests.checkpoint.packed.test_maskcode import encode, reader
+from elsa_cli.checkpoint.packed.maskcode import NOTHING, MaskStream, coding_of
+from elsa_cli.core.batch import Integers
+from elsa_cli.core.bits import Bools, Bytes, pack_bits
+from tests.checkpoint.packed.test_maskcode import beside, encode, reader
 
 DENSITIES = (0, 0.004, 0.05, 0.5, 0.95, 0.997, 1)
 
@@ -23,23 +25,38 @@ def draw(sizes: Sequence[int], seed: int) -> list[Bools]:
     return [rng.random(size) < rng.choice(DENSITIES) for size in sizes]
 
 
-def sums(masks: Sequence[Bools]) -> tuple[Bools, np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    return np.concatenate([np.zeros(0, np.bool_), *masks]), np.array([m.sum() for m in masks])
+Several = tuple[Bytes, Integers, Integers]
 
 
-def one_by_one(coded: Sequence[bytes], marked: Sequence[int], free: Sequence[int]) -> list[Bools]:
+def several(masks: Sequence[Bools]) -> Several:
+    """Return masks that each begin on a byte, the bits that are set in each, and their sizes."""
+    packed = np.concatenate([NOTHING, *map(pack_bits, masks)])
+    marked = np.array([np.count_nonzero(m) for m in masks], np.int64)
+    return packed, marked, np.array([m.size for m in masks], np.int64)
+
+
+def split(coded: bytes, sizes: Integers) -> list[bytes]:
+    return [coded[a:b] for a, b in itertools.pairwise([0, *np.cumsum(sizes).tolist()])]
+
+
+def streams(coded: Sequence[bytes], marked: Integers, free: Integers) -> MaskStreams:
+    """Return what reads some streams of tensors that no sparser level keeps anything of."""
+    ends = np.cumsum([len(c) for c in coded], dtype=np.int64)
+    return MaskStreams(memoryview(b"".join(coded)), ends, free, marked, free)
+
+
+def one_by_one(coded: Sequence[bytes], marked: Sequence[int], free: Sequence[int]) -> bytes:
     """Decode each mask by itself, as `PackedReader` does with a large tensor."""
     found = []
     for data, count, size in zip(coded, marked, free, strict=True):
         stream = MaskStream(coding_of(count, size), reader(data))
-        ones, _ = stream.take(size)
-        mask = np.zeros(size, np.bool_)
-        mask[ones] = True
+        mask = np.empty(-(-size // 8), np.uint8)
+        ones = stream.take(NOTHING, size, mask)
         stream.finish()
-        if ones.size != count:
+        if ones != count:
             raise ValueError("another count")
-        found.append(mask)
-    return found
+        found.append(mask.tobytes())
+    return b"".join(found)
 
 
 SIZES = st.lists(st.sampled_from([0, 1, 7, 8, 9, 64, 255, 256, 257, 1000, 3000]), max_size=12)
@@ -49,15 +66,30 @@ SIZES = st.lists(st.sampled_from([0, 1, 7, 8, 9, 64, 255, 256, 257, 1000, 3000])
 @settings(deadline=None)
 def test_the_bytes_are_those_of_each_by_itself(sizes: list[int], seed: int) -> None:
     masks = draw(sizes, seed)
-    bits, marked = sums(masks)
-    free = np.array(sizes, np.int64)
-    coded = code_masks(bits, marked.astype(np.int64), free)
+    packed, marked, free = several(masks)
+    coded = split(*code_masks(NOTHING, packed, free, marked, free))
     assert coded == [encode(m, coding_of(int(m.sum()), m.size)) for m in masks]
-    streams = MaskStreams([memoryview(c) for c in coded], marked.astype(np.int64), free)
-    ones, zeros = streams.take(bits.size)
-    assert np.array_equal(ones, np.flatnonzero(bits))
-    assert np.array_equal(zeros, np.flatnonzero(~bits))
-    assert streams.take(bits.size, zeros=False)[1].size == 0
+    out = np.empty_like(packed)
+    assert streams(coded, marked, free).take(NOTHING, int(free.sum()), out) == marked.sum()
+    assert out.tobytes() == packed.tobytes()
+
+
+@given(SIZES, st.integers(0, 2**32))
+@settings(deadline=None)
+def test_what_the_sparser_level_keeps_is_left_out(sizes: list[int], seed: int) -> None:
+    masks = draw(sizes, seed)
+    _, marked, free = several(masks)
+    pairs = [beside(mask, seed % 100) for mask in masks]
+    sparser, denser = (np.concatenate([NOTHING, *(p[k] for p in pairs)]) for k in (0, 1))
+    kept = [int(np.bitwise_count(p[0]).sum()) for p in pairs]
+    numels = free + np.array(kept, np.int64)
+    coded, lengths = code_masks(sparser, denser, numels, marked, free)
+    assert split(coded, lengths) == [encode(m, coding_of(int(m.sum()), m.size)) for m in masks]
+    out = np.empty_like(denser)
+    found = MaskStreams(memoryview(coded), np.cumsum(lengths), numels, marked, free)
+    assert found.take(sparser, int(numels.sum()), out) == marked.sum()
+    found.finish()
+    assert out.tobytes() == denser.tobytes()
 
 
 def test_what_is_read_at_once_is_read_alike_one_by_one() -> None:
@@ -65,10 +97,8 @@ def test_what_is_read_at_once_is_read_alike_one_by_one() -> None:
     rng = np.random.default_rng(5)
     taken = 0
     for seed in range(400):
-        masks = draw([9, 64, 300, 800, 31], seed)
-        bits, marked = sums(masks)
-        free = np.array([m.size for m in masks], np.int64)
-        coded = code_masks(bits, marked.astype(np.int64), free)
+        packed, marked, free = several(draw([9, 64, 300, 800, 31], seed))
+        coded = split(*code_masks(NOTHING, packed, free, marked, free))
         at = int(rng.integers(len(coded)))
         match seed % 4:
             case 0:
@@ -82,23 +112,14 @@ def test_what_is_read_at_once_is_read_alike_one_by_one() -> None:
                 coded[at] += b"\0"
             case 3:
                 marked[at] = max(0, min(int(free[at]), int(marked[at]) + int(rng.choice([-1, 1]))))
-        streams = MaskStreams([memoryview(c) for c in coded], marked.astype(np.int64), free)
+        out = np.empty_like(packed)
         try:
-            ones, _ = streams.take(bits.size)
+            streams(coded, marked, free).take(NOTHING, int(free.sum()), out)
         except ValueError:
             continue
         taken += 1
-        each = one_by_one(coded, marked.tolist(), free.tolist())
-        assert np.array_equal(ones, np.flatnonzero(np.concatenate(each)))
+        assert out.tobytes() == one_by_one(coded, marked.tolist(), free.tolist())
     assert taken < 100
-
-
-def raw(data: bytes) -> memoryview:
-    parts: list[bytes] = []
-    deflater = Deflater(parts.append)
-    deflater.write(data)
-    deflater.close()
-    return memoryview(b"".join(parts))
 
 
 @pytest.mark.parametrize(
@@ -111,33 +132,17 @@ def raw(data: bytes) -> memoryview:
         (bytes([5, 255, 90]), 2, 200),  # a gap that leads out of the tensor
         (bytes([5, 6, 7]), 2, 200),  # a gap too many
         (bytes([5]), 2, 200),  # a gap too few
+        (bytes([255]), 0, 300),  # a gap without an end
         (bytes(1000), 2, 200),  # much more than can be
     ],
 )
 def test_damage(data: bytes, marked: int, size: int) -> None:
-    good = memoryview(code_masks(np.ones(4, np.bool_), np.array([4]), np.array([4]))[0])
-    for coded in ([raw(data), good], [good, raw(data)]):
+    four = np.array([4])
+    good = code_masks(NOTHING, np.array([15], np.uint8), four, four, four)[0]
+    for coded in ([deflate(data), good], [good, deflate(data)]):
         first = coded[0] is good
         counts = np.array([4, marked] if first else [marked, 4], np.int64)
         sizes = np.array([4, size] if first else [size, 4], np.int64)
-        with pytest.raises(ValueError, match=r"coded mask|spare bit"):
-            MaskStreams(coded, counts, sizes).take(size + 4)
-
-
-@pytest.mark.parametrize("content", ["noise", "few", "constant"])
-def test_a_coder_with_little_room_gives_the_same_bytes(content: str) -> None:
-    rng = np.random.default_rng(6)
-    edges = [(1 << m) + d for m in range(7, 16) for d in (-2, -1, 0, 1)]
-    for size in [*range(20), *edges]:
-        data = {"noise": rng.bytes(size), "few": bytes(rng.integers(3, size=size).tolist())}.get(
-            content, bytes(size)
-        )
-        coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
-        whole = coder.compress(data) + coder.flush()
-        for cut in (0, size // 3, size):
-            parts: list[bytes] = []
-            deflater = Deflater(parts.append)
-            deflater.write(data[:cut])
-            deflater.write(np.frombuffer(data[cut:], np.uint8))
-            deflater.close()
-            assert b"".join(parts) == whole, (content, size, cut)
+        out = np.empty(1 + -(-size // 8), np.uint8)
+        with pytest.raises(ValueError, match=r"coded mask|holds more"):
+            streams(coded, counts, sizes).take(NOTHING, size + 4, out)

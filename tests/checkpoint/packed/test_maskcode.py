@@ -12,15 +12,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elsa_cli.checkpoint.packed.maskcode import BITS, ONES, ZEROS, MaskCoder, MaskStream, coding_of
-from elsa_cli.core.bits import Bools
+from elsa_cli.checkpoint.packed.maskcode import (
+    BITS,
+    NOTHING,
+    ONES,
+    ZEROS,
+    MaskCoder,
+    MaskStream,
+    coding_of,
+    codings_of,
+)
+from elsa_cli.core.bits import Bools, Bytes, pack_bits, unpack_bits
 
 
-def encode(mask: Bools, coding: str, cuts: Sequence[int] = ()) -> bytes:
+def beside(mask: Bools, seed: int = 0) -> tuple[Bytes, Bytes]:
+    """Return packed masks of two levels of which `mask` is the shell's, its bits far and near."""
+    sparser = np.random.default_rng(seed).random(2 * mask.size) < 0.5
+    sparser = sparser[: np.searchsorted(np.cumsum(~sparser), mask.size, side="right")]
+    sparser = np.append(sparser, np.zeros(mask.size - np.count_nonzero(~sparser), np.bool_))
+    denser = sparser.copy()
+    denser[~sparser] = mask
+    return pack_bits(sparser), pack_bits(denser)
+
+
+def encode(mask: Bools, coding: int, cuts: Sequence[int] = ()) -> bytes:
+    """Code the mask of a shell that nothing lies beside, in pieces that are cut at some weights."""
     parts: list[bytes] = []
     coder = MaskCoder(coding, parts.append)
-    for a, b in itertools.pairwise(sorted({0, mask.size, *(c % (mask.size + 1) for c in cuts)})):
-        coder.write(mask[a:b])
+    ends = sorted({0, mask.size, *(c % (mask.size + 1) & ~7 for c in cuts)})
+    for a, b in itertools.pairwise(ends):
+        coder.write(NOTHING, pack_bits(mask[a:b]), b - a)
     coder.close()
     return b"".join(parts)
 
@@ -36,18 +57,24 @@ def reader(coded: bytes, step: int = 1 << 16) -> Callable[[int], bytes]:
     return read
 
 
-def decode(coded: bytes, coding: str, sizes: Sequence[int], step: int = 1 << 16) -> Bools:
+def decode(coded: bytes, coding: int, sizes: Sequence[int], step: int = 1 << 16) -> Bools:
+    """Undo `encode`, in pieces of some sizes, multiples of 8 but for the last one."""
     stream = MaskStream(coding, reader(coded, step))
-    parts = []
+    parts = [np.zeros(0, np.bool_)]
     for size in sizes:
-        ones, zeros = stream.take(size, zeros=size % 2 == 0)
-        part = np.zeros(size, np.bool_)
-        part[ones] = True
-        if size % 2 == 0:
-            assert np.array_equal(zeros, np.flatnonzero(~part))
-        parts.append(part)
+        mask = np.full(-(-size // 8), 0xA5, np.uint8)
+        marked = stream.take(NOTHING, size, mask)
+        parts.append(unpack_bits(mask, size))
+        assert np.array_equal(pack_bits(parts[-1]), mask)  # no spare bit is set
+        assert marked == np.count_nonzero(parts[-1])
     stream.finish()
-    return np.concatenate([np.zeros(0, np.bool_), *parts])
+    return np.concatenate(parts)
+
+
+def eights(size: int, cuts: Sequence[int]) -> list[int]:
+    """Return the sizes of the pieces that some cuts make, multiples of 8 but for the last one."""
+    ends = sorted({0, size, *(c % (size + 1) & ~7 for c in cuts)})
+    return [b - a for a, b in itertools.pairwise(ends)]
 
 
 def test_coding_follows_from_the_counts() -> None:
@@ -59,6 +86,11 @@ def test_coding_follows_from_the_counts() -> None:
     assert coding_of(0, 1) == ONES
     assert coding_of(1, 1) == ZEROS
     assert coding_of(0, 0) == BITS
+    marked, free = (
+        np.array([12, 13, 12, 87, 88, 0, 1, 0]),
+        np.array([100, 100, 96, 100, 100, 1, 1, 0]),
+    )
+    assert codings_of(marked, free).tolist() == list(map(coding_of, marked, free))
 
 
 @given(
@@ -69,18 +101,53 @@ def test_coding_follows_from_the_counts() -> None:
     st.integers(1, 9),
 )
 def test_round_trip_in_any_pieces(
-    bits: list[bool], coding: str, written: list[int], taken: list[int], step: int
+    bits: list[bool], coding: int, written: list[int], taken: list[int], step: int
 ) -> None:
     mask = np.array(bits, np.bool_)
-    ends = sorted({0, mask.size, *(t % (mask.size + 1) for t in taken)})
-    sizes = [b - a for a, b in itertools.pairwise(ends)]
     coded = encode(mask, coding, written)
-    assert np.array_equal(decode(coded, coding, sizes, step), mask)
+    assert coded == encode(mask, coding)
+    assert np.array_equal(decode(coded, coding, eights(mask.size, taken), step), mask)
+
+
+@given(
+    st.lists(st.booleans(), max_size=400),
+    st.sampled_from([BITS, ONES, ZEROS]),
+    st.lists(st.integers(0, 1000), max_size=6),
+    st.lists(st.integers(0, 1000), max_size=6),
+    st.integers(0, 99),
+)
+def test_what_the_sparser_level_keeps_is_left_out(
+    bits: list[bool], coding: int, written: list[int], taken: list[int], seed: int
+) -> None:
+    mask = np.array(bits, np.bool_)
+    sparser, denser = beside(mask, seed)
+    numel = mask.size + int(np.bitwise_count(sparser).sum())
+    parts: list[bytes] = []
+    coder = MaskCoder(coding, parts.append)
+    at = 0
+    for size in eights(numel, written):
+        some = slice(at // 8, (at + size + 7) // 8)
+        coder.write(sparser[some].copy(), denser[some].copy(), size)
+        at += size
+    coder.close()
+    assert b"".join(parts) == encode(mask, coding)
+
+    stream = MaskStream(coding, reader(b"".join(parts), 7))
+    found, at = [b""], 0
+    for size in eights(numel, taken):
+        part = sparser[at // 8 : (at + size + 7) // 8].copy()
+        out = np.empty_like(part)
+        marked = stream.take(part, size, out)
+        assert marked == int(np.bitwise_count(out).sum()) - int(np.bitwise_count(part).sum())
+        found.append(out.tobytes())
+        at += size
+    stream.finish()
+    assert b"".join(found) == denser.tobytes()
 
 
 @pytest.mark.parametrize("gap", [0, 1, 254, 255, 256, 509, 510, 511, 70_000])
 @pytest.mark.parametrize("coding", [ONES, ZEROS])
-def test_long_gaps(gap: int, coding: str) -> None:
+def test_long_gaps(gap: int, coding: int) -> None:
     mask = np.zeros(2 * gap + 3, np.bool_)
     mask[[gap, 2 * gap + 1]] = True
     mask = mask if coding == ONES else ~mask
@@ -110,7 +177,7 @@ def test_three_percent_over_the_entropy_at_most(density: float) -> None:
 
 
 @pytest.mark.parametrize("coding", [BITS, ONES, ZEROS])
-def test_damage_is_a_value_error(coding: str) -> None:
+def test_damage_is_a_value_error(coding: int) -> None:
     mask = np.random.default_rng(8).random(4000) < 0.5
     coded = encode(mask, coding)
     with pytest.raises(ValueError, match=r"too long|early|no end"):

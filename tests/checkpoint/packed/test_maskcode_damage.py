@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elsa_cli.checkpoint.packed.maskcode import BITS, ONES, READ, ZEROS, MaskStream, coding_of
+from elsa_cli.checkpoint.packed.maskcode import (
+    BITS,
+    NOTHING,
+    ONES,
+    READ,
+    ZEROS,
+    MaskStream,
+    coding_of,
+)
 from tests.checkpoint.packed.test_maskcode import decode, encode, reader
 from tests.networks import decode_shell
 
@@ -30,7 +38,7 @@ def test_a_decoder_written_by_hand_agrees(bits: list[bool], thin: int) -> None:
 
 
 @pytest.mark.parametrize("coding", [ONES, ZEROS])
-def test_more_gaps_than_are_read_at_once(coding: str) -> None:
+def test_more_gaps_than_are_read_at_once(coding: int) -> None:
     mask = np.random.default_rng(7).random(60 * READ) < 0.02
     assert int(mask.sum()) > READ
     mask ^= coding == ZEROS
@@ -39,7 +47,7 @@ def test_more_gaps_than_are_read_at_once(coding: str) -> None:
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-def test_huffman_only_and_deterministic(coding: str) -> None:
+def test_huffman_only_and_deterministic(coding: int) -> None:
     half = np.random.default_rng(5).random(40_000) < 0.5
     one, two = encode(half, coding), encode(np.tile(half, 2), coding)
     assert two == encode(np.tile(half, 2), coding)
@@ -63,7 +71,7 @@ def test_huffman_only_and_deterministic(coding: str) -> None:
 )
 @pytest.mark.parametrize("step", [1, 100])
 def test_a_stream_that_is_too_long(
-    coding: str, raw: bytes, count: int, behind: bytes, step: int
+    coding: int, raw: bytes, count: int, behind: bytes, step: int
 ) -> None:
     with pytest.raises(ValueError, match=r"too long|no end"):
         decode(deflate(raw) + behind, coding, [count], step)
@@ -71,16 +79,22 @@ def test_a_stream_that_is_too_long(
 
 def test_bits_that_end_early() -> None:
     with pytest.raises(ValueError, match="ends early"):
-        MaskStream(BITS, reader(deflate(b"abc"))).take(25)
+        MaskStream(BITS, reader(deflate(b"abc"))).take(NOTHING, 25, np.empty(4, np.uint8))
+
+
+@pytest.mark.parametrize("raw", [b"\xff", b"\x03\xff", b"\xff\xff"])
+def test_a_gap_without_an_end(raw: bytes) -> None:
+    with pytest.raises(ValueError, match=r"ends early|too long"):
+        decode(deflate(raw), ONES, [300])
 
 
 @given(st.sampled_from(CODINGS), st.binary(max_size=60), st.lists(st.integers(0, 200), max_size=4))
 def test_any_bytes_are_a_stream_or_a_value_error(
-    coding: str, coded: bytes, sizes: list[int]
+    coding: int, coded: bytes, sizes: list[int]
 ) -> None:
     for source in (coded, deflate(coded)):
         try:
-            mask = decode(source, coding, sizes)
+            mask = decode(source, coding, [*(size & ~7 for size in sizes), 5])
         except ValueError:
             continue
-        assert mask.size == sum(sizes)
+        assert mask.size == sum(size & ~7 for size in sizes) + 5
