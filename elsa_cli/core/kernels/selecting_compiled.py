@@ -171,7 +171,7 @@ def _beaten(bits: Any, magnitude: Any, at: int, first: int, group: int, position
 def _compare(
     bits: Any, magnitude: Any, a: int, b: int, count: int, position: int, merit: Any
 ) -> None:
-    """Give a point to the better of each pair: of a and b, of a + 1 and b + 1, …"""
+    """Give a point to the better of each pair: of a and b, of those after them, and so on."""
     tied = 0
     for i in range(count):  # no branch, so that many pairs are compared at once
         one, other = np.uint64(bits[a + i]) & magnitude, np.uint64(bits[b + i]) & magnitude
