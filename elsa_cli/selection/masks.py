@@ -11,6 +11,7 @@ from elsa_cli.core.kernels.selecting import selecting
 from elsa_cli.core.level import Level
 from elsa_cli.core.work import Progress, Scratch, chunk_of, no_progress, run, threads_for
 from elsa_cli.errors import UsageError
+from elsa_cli.selection.cut import Cut, keep
 from elsa_cli.selection.density import DISTRIBUTIONS, layer_counts
 from elsa_cli.selection.eligible import Eligible
 from elsa_cli.selection.orientation import input_dims
@@ -19,7 +20,7 @@ from elsa_cli.selection.rows import normed_dims
 from elsa_cli.selection.scaled import Factors, Grid
 from elsa_cli.selection.scan import Piece, Scan, positions_of
 from elsa_cli.selection.scores import Scorer
-from elsa_cli.selection.topk import DIRECT, Cut, cuts, keep
+from elsa_cli.selection.topk import DIRECT, cuts
 from elsa_cli.storage.container import Container, TensorInfo, TensorSpec
 
 __all__ = ["Choice", "Rule", "Traits", "choose"]

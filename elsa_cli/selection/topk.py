@@ -23,19 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.core.bits import Bytes, mask_buffers
-from elsa_cli.core.dtypes import Bits
-from elsa_cli.core.hashing import Hashes, position_hash
-from elsa_cli.core.kernels.selecting import Selecting
+from elsa_cli.core.hashing import Hashes
 from elsa_cli.core.work import Progress, Scratch, no_progress, run
+from elsa_cli.selection.cut import Cut
+from elsa_cli.selection.few import few_cuts
 from elsa_cli.selection.scan import Piece, Scan
 
-__all__ = ["DIRECT", "Cut", "cuts", "keep"]
+__all__ = ["DIRECT", "ROOM", "cuts"]
 
 DIGIT = 16  # bits
 HASH = 64  # bits
@@ -46,13 +44,6 @@ WORD = (1 << HASH) - 1
 
 Words = NDArray[np.uint64]
 Counts = Words
-
-
-class Cut(NamedTuple):
-    """A weight is kept if (its key, its hash) >= (key, hash)."""
-
-    key: int
-    hash: int
 
 
 def cuts(
@@ -77,7 +68,7 @@ def cuts(
         room: How many weights may be remembered on the way.
     """
     if scan.numel < direct:
-        return _direct(scan, wanted, progress, scratch or Scratch())
+        return few_cuts(scan, wanted, progress, scratch or Scratch())
     width, counts = _first_digit(scan, threads, progress)
     searches = [_Search(width, want, scan.numel) for want in wanted]
     for search in searches:
@@ -85,36 +76,6 @@ def cuts(
     while open_ := [s for s in searches if not s.found]:
         _next_digit(scan, open_, threads, progress, room)
     return [s.cut for s in searches]
-
-
-def keep(
-    kernels: Selecting,
-    bits: Bits,
-    magnitude: np.uint64,
-    some: Sequence[Cut],
-    position: int,
-    scratch: Scratch,
-) -> tuple[list[Bytes], list[int]]:
-    """Return for each cut the mask of the weights at or above it, and how many these are.
-
-    Args:
-        kernels: What makes masks.
-        bits: As `Scan.unsigned` gives them, (count,).
-        magnitude: What selects the keys from them.
-        some: The cuts.
-        position: Position of the first weight.
-        scratch: The thread's buffers. Masks, (ceil(count / 8),) each, are valid until its next use.
-    """
-    packed = mask_buffers(scratch, len(some), bits.size)
-    kept = np.zeros(len(some), np.int64)
-    nothing = [cut.key >> 8 * bits.itemsize > 0 for cut in some]  # the cut is above every key
-    keys = np.array(
-        [0 if none else cut.key for cut, none in zip(some, nothing, strict=True)], np.uint64
-    )
-    ties = np.array([cut.hash for cut in some], np.uint64)
-    kernels.keep(bits, magnitude, keys, ties, position, packed, kept)
-    packed[nothing], kept[nothing] = 0, 0
-    return list(packed), kept.tolist()
 
 
 @dataclass
@@ -326,43 +287,3 @@ def _finish(search: _Search, parts: Sequence[tuple[Words | None, Hashes]]) -> No
     last = np.lexsort((~hashes, ~keys))[search.want - 1]
     search.prefix = int(keys[last]) << HASH | int(hashes[last])
     search.known, search.want, search.size = search.width + HASH, 1, 1
-
-
-def _direct(scan: Scan, wanted: Sequence[int], progress: Progress, scratch: Scratch) -> list[Cut]:
-    """Return the cuts of so few weights that all their keys can be held at once.
-
-    Example: of the keys 7 3 3 1 three are wanted. The third largest is 3, one key is above it, so
-    two of the tied ones are kept: the cut is (3, the second largest hash among them).
-    """
-    parts, positions = [], []
-    for piece in scan.pieces():
-        parts.append(scan.keys(piece, scratch).copy())
-        positions.append((scan.position(piece), piece.count))
-        progress(piece.count * piece.tensor.dtype.itemsize)
-    keys = np.concatenate(parts) if len(parts) > 1 else parts[0]
-    ascending = np.sort(keys)
-    found = []
-    for want in wanted:
-        if want == 0:
-            found.append(Cut(1 << 8 * keys.itemsize, 0))  # above every key
-            continue
-        key = ascending[keys.size - want]
-        low, high = (
-            np.searchsorted(ascending, key, "left"),
-            np.searchsorted(ascending, key, "right"),
-        )
-        ties = int(high) - (keys.size - want)  # of the tied keys, how many are kept
-        if ties == high - low:
-            found.append(Cut(int(key), 0))
-            continue
-        hashes = _hashes_of(np.flatnonzero(keys == key), positions)
-        found.append(Cut(int(key), int(np.partition(hashes, hashes.size - ties)[-ties])))
-    return found
-
-
-def _hashes_of(where: NDArray[np.intp], positions: Sequence[tuple[int, int]]) -> Hashes:
-    """Return the hashes of weights, by their places among pieces given as (position, count)."""
-    starts = np.cumsum([0, *(count for _, count in positions)])
-    part = np.searchsorted(starts, where, side="right") - 1
-    first = np.array([position for position, _ in positions], np.int64)
-    return position_hash((first[part] + where - starts[part]).astype(np.uint64))

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from elsa_cli.core.bits import pack_bits, unpack_bits
 from elsa_cli.core.level import parse_levels
 from elsa_cli.core.work import Scratch
+from elsa_cli.selection.cut import keep
 from elsa_cli.selection.eligible import eligible_tensors
 from elsa_cli.selection.masks import Rule, Traits, choose
 from elsa_cli.selection.scan import Scan, positions_of
 from elsa_cli.selection.scores import Chunk
-from elsa_cli.selection.topk import DIRECT, ROOM, cuts, keep
+from elsa_cli.selection.topk import DIRECT, ROOM, cuts
 from elsa_cli.storage.container import Container
 from tests.helpers import BITS, FLOATS, Tensor, raw_bits, write_safetensors
 

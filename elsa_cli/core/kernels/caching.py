@@ -23,7 +23,7 @@ DIGEST = 32  # bytes
 
 def kept(name: str) -> Iterator[bytes]:
     """Yield what is kept under a name and whole, from each folder that has it."""
-    for folder in folders():
+    for folder in folders(make=False):
         try:
             data = (folder / name).read_bytes()
         except OSError:
@@ -34,7 +34,7 @@ def kept(name: str) -> Iterator[bytes]:
 
 def keep(name: str, content: bytes) -> None:
     """Keep some bytes under a name in the first folder that takes them, if there is one."""
-    for folder in folders():
+    for folder in folders(make=True):
         try:
             _write(folder, name, hashlib.sha256(content).digest() + content)
         except OSError:
@@ -59,30 +59,34 @@ def _write(folder: Path, name: str, content: bytes) -> None:
         raise
 
 
-def folders() -> Iterator[Path]:
+def folders(*, make: bool) -> Iterator[Path]:
     """Yield where compiled code may be, best first.
 
     Beside the package, whose code is run anyway; in the user's folder for caches; in a folder for
     temporary files, if it belongs to the user alone: nothing that others may write is run.
+
+    Args:
+        make: Make a folder that is not there, once it is its turn.
     """
     yield HERE / "__pycache__"
     caches = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(caches):  # as the XDG base directory specification says
         caches = os.path.join(os.path.expanduser("~"), ".cache")
-    if os.path.isabs(caches) and _is_private(Path(caches) / "elsa"):
+    if os.path.isabs(caches) and _is_private(Path(caches) / "elsa", make):
         yield Path(caches) / "elsa"
     try:
         private = Path(tempfile.gettempdir()) / f"elsa-kernels-{os.getuid()}"
     except OSError:  # there is no folder for temporary files
         return
-    if _is_private(private):
+    if _is_private(private, make):
         yield private
 
 
-def _is_private(folder: Path) -> bool:
-    """Make a folder for the user alone, if it is not there; tell whether only they can write it."""
+def _is_private(folder: Path, make: bool) -> bool:
+    """Tell whether a folder is there, or made, that the user alone can write."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if make:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError:
         return False

@@ -79,7 +79,8 @@ class _Kernel:
         flat: list[Any] = []
         for a in args:
             if isinstance(a, np.ndarray):
-                assert a.flags.c_contiguous
+                if not a.flags.c_contiguous:
+                    raise ValueError("a kernel takes contiguous arrays alone")
                 flat += (None, None, a.size, a.itemsize, a.ctypes.data, *a.shape, *a.strides)
             else:
                 flat.append(int(a))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from elsa_cli.core.dtypes import Bits
 from elsa_cli.core.kernels.compiling import inlined, kernel
 from elsa_cli.core.kernels.vectors import clear, ones
 from elsa_cli.core.work import Scratch
@@ -43,5 +45,9 @@ def _zero(bits: Any, packed: Any) -> None:
             bits[i] = 0
 
 
-def zero_unkept(bits: Any, packed: Any, scratch: Scratch) -> None:
+def zero_unkept(bits: Bits, packed: NDArray[np.uint8], scratch: Scratch) -> None:
+    if packed.size * 8 < bits.size:
+        raise ValueError(f"a mask of {packed.size} bytes is too short for {bits.size} weights")
+    if not bits.flags.writeable:
+        raise ValueError("the weights are read-only")
     _zero(bits, packed)

@@ -151,21 +151,54 @@ def any_at_least(bits: Any, magnitude: Any, bound: Any) -> int:
     return 0
 
 
+@inlined
+def _beaten(bits: Any, magnitude: Any, at: int, first: int, group: int, position: int) -> int:
+    """Return how many of its group, which lies side by side from `first`, a weight beats."""
+    one = np.uint64(bits[at]) & magnitude
+    beaten = same = 0
+    for i in range(first, first + group):
+        other = np.uint64(bits[i]) & magnitude
+        beaten += other < one
+        same += other == one
+    if same > 1:
+        for i in range(first, first + group):
+            if np.uint64(bits[i]) & magnitude == one:
+                beaten += _hash(position + i) < _hash(position + at)
+    return beaten
+
+
+@inlined
+def _compare(
+    bits: Any, magnitude: Any, a: int, b: int, count: int, position: int, merit: Any
+) -> None:
+    """Give a point to the better of each pair: of a and b, of those after them, and so on."""
+    tied = 0
+    for i in range(count):  # no branch, so that many pairs are compared at once
+        one, other = np.uint64(bits[a + i]) & magnitude, np.uint64(bits[b + i]) & magnitude
+        merit[a + i] += one > other
+        merit[b + i] += one < other
+        tied += one == other
+    if tied > 0:
+        for i in range(count):
+            if np.uint64(bits[a + i]) & magnitude == np.uint64(bits[b + i]) & magnitude:
+                before = _hash(position + a + i) > _hash(position + b + i)
+                merit[a + i] += before
+                merit[b + i] += not before
+
+
 @kernel
 def merits(bits: Any, magnitude: Any, group: int, inner: int, position: int, merit: Any) -> None:
+    size = group * inner
+    if inner == 1:
+        for first in range(0, bits.size - size + 1, size):
+            for at in range(first, first + group):
+                merit[at] = _beaten(bits, magnitude, at, first, group, position)
+        return
     for i in range(merit.size):
         merit[i] = 0
-    for first in range(0, bits.size, group * inner):
-        for a in range(first, first + group * inner, inner):
-            for b in range(a + inner, first + group * inner, inner):
-                for place in range(inner):  # no branch, so that many places are done at once
-                    one = np.uint64(bits[a + place]) & magnitude
-                    other = np.uint64(bits[b + place]) & magnitude
-                    merit[a + place] += one > other
-                    merit[b + place] += one < other
-                for place in range(inner):
-                    one = np.uint64(bits[a + place]) & magnitude
-                    if one == np.uint64(bits[b + place]) & magnitude:
-                        before = _hash(position + a + place) > _hash(position + b + place)
-                        merit[a + place] += before
-                        merit[b + place] += not before
+    for first in range(0, bits.size - size + 1, size):
+        for place in range(0, inner, 64):
+            count = min(64, inner - place)
+            for a in range(first + place, first + size, inner):
+                for b in range(a + inner, first + size, inner):
+                    _compare(bits, magnitude, a, b, count, position, merit)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from elsa_cli.core.kernels.compiling import vectored
 
 __all__ = ["at_least", "clear", "equal", "ones", "zeros_before"]
@@ -23,14 +25,14 @@ WORD = 64
 def at_least(bits: Any, start: int, select: Any, bound: Any) -> Any:
     """Return a word, bit i set if (bits[start + i] & select) >= bound."""
     some = enumerate(bits[start : start + WORD])
-    return sum(((int(b) & int(select)) >= int(bound)) << i for i, b in some)
+    return np.uint64(sum(((int(b) & int(select)) >= int(bound)) << i for i, b in some))
 
 
 @vectored
 def equal(bits: Any, start: int, select: Any, value: Any) -> Any:
     """Return a word, bit i set if (bits[start + i] & select) == value."""
     some = enumerate(bits[start : start + WORD])
-    return sum(((int(b) & int(select)) == int(value)) << i for i, b in some)
+    return np.uint64(sum(((int(b) & int(select)) == int(value)) << i for i, b in some))
 
 
 @vectored
