@@ -131,7 +131,8 @@ def _by_instruction(name: str, otherwise: Any) -> Any:
         if "+bmi2" not in context.codegen().magic_tuple()[2].split(","):
             return context.compile_internal(builder, otherwise.py_func, signature, args)
         kind = ir.FunctionType(WORD, [WORD, WORD])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.bmi.{name}.64")
+        utils: Any = cgutils  # without types
+        function = utils.get_or_insert_function(builder.module, kind, f"llvm.x86.bmi.{name}.64")
         return builder.call(function, args)
 
     return generate
