@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import itertools
+import re
 import subprocess
 import sys
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,3 +194,13 @@ def test_without_isal_zlib_reads() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("its deflate stream is damaged (Error -3")
+
+
+def test_the_examples_of_the_format() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    last = " ".join(page.partition("The stream of no bytes is")[2].split())
+    examples = [re.findall(r"0x([0-9a-f]{2})", part) for part in last.split(";")]
+    found = [bytes.fromhex("".join(example)) for example in examples]
+    assert [deflate(b""), deflate(b"abc")] == found[:2]
+    assert found[2][:1] == b"a"
+    assert deflate(b"a" * 40) == found[2][1:]

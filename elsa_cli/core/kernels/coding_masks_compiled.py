@@ -7,42 +7,20 @@ from typing import Any
 import numpy as np
 
 from elsa_cli.core.kernels.coding_masks import BITS, ESCAPE, SLACK, ZEROS
-from elsa_cli.core.kernels.coding_words import load64, popcount, store64, trailing_zeros
+from elsa_cli.core.kernels.coding_words import (
+    extract,
+    load64,
+    popcount,
+    spread,
+    store64,
+    trailing_zeros,
+)
 from elsa_cli.core.kernels.compiling import kernel
 
 __all__ = ["code_several", "decode_several", "gaps", "gather", "scatter", "tally", "ungaps"]
 
 ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 ZERO, ONE = np.uint64(0), np.uint64(1)
-
-
-def _gathered() -> Any:
-    """Return for each byte of free bits, and each byte, the bits that are free, (256, 256)."""
-    table = np.zeros((256, 256), np.uint8)
-    byte = np.arange(256)
-    for free in range(256):
-        to = 0
-        for bit in range(8):
-            if free >> bit & 1:
-                table[free] |= ((byte >> bit & 1) << to).astype(np.uint8)
-                to += 1
-    return table.reshape(-1)
-
-
-def _scattered() -> Any:
-    """Return for each byte of free bits, and each byte, its bits put there, (256, 256)."""
-    table = np.zeros((256, 256), np.uint8)
-    byte = np.arange(256)
-    for free in range(256):
-        at = 0
-        for bit in range(8):
-            if free >> bit & 1:
-                table[free] |= ((byte >> at & 1) << bit).astype(np.uint8)
-                at += 1
-    return table.reshape(-1)
-
-
-GATHERED, SCATTERED = _gathered(), _scattered()
 
 
 @kernel
@@ -77,47 +55,42 @@ def tally(sparser: Any, denser: Any, ends: Any, kept: Any) -> int:
     """Count what a level keeps; return the first tensor where masks do not nest, or -1."""
     begin, found = 0, -1
     for n in range(ends.size):
-        end = ends[n]
-        part = denser[begin:end]
-        under = sparser[begin:end]
-        total = 0
-        strays = ZERO
-        for at in range(0, part.size, 8):
-            word = _word(part, at)
+        part = denser[begin : ends[n]]
+        under = sparser[begin : ends[n]] if sparser.size else part
+        whole = part.size >> 3
+        total = popcount(_word(part, 8 * whole))
+        strays = _word(under, 8 * whole) & ~_word(part, 8 * whole)
+        for at in range(whole):
+            word = load64(part, 8 * at)
             total += popcount(word)
-            if under.size:
-                strays |= _word(under, at) & ~word
+            strays |= load64(under, 8 * at) & ~word
         if strays != ZERO and found < 0:
             found = n
         kept[n] = total
-        begin = end
+        begin = ends[n]
     return found
 
 
 @kernel
 def gather(sparser: Any, denser: Any, count: int, state: Any, out: Any) -> int:
     """Bring the bits of a shell together; return how many bytes are whole."""
-    word, held = np.uint64(state[0]), np.uint64(state[1])
-    byte, eight, seven = np.uint64(255), np.uint64(8), np.uint64(7)
+    held, many = np.uint64(state[0]), state[1]
     done = 0
     for at in range(0, (count + 7) >> 3, 8):
-        valid = _valid(count - 8 * at)
-        free = valid & ~_word(sparser, at) if sparser.size else valid
-        bits = _word(denser, at) & free
-        for half in range(2):
-            # Four bytes give 32 bits at most, and 7 may be held.
-            few_free, few = free >> np.uint64(32 * half), bits >> np.uint64(32 * half)
-            for _ in range(4):
-                found = GATHERED[((few_free & byte) << eight) | (few & byte)]
-                word |= np.uint64(found) << held
-                held += np.uint64(popcount(few_free & byte))
-                few_free >>= eight
-                few >>= eight
-            store64(out, done, word)
-            done += int(held >> np.uint64(3))
-            word >>= held & ~seven
-            held &= seven
-    state[0], state[1] = np.int64(word), np.int64(held)
+        free = _valid(count - 8 * at)
+        if sparser.size:
+            free &= ~_word(sparser, at)
+        bits = extract(_word(denser, at), free)
+        word = held | (bits << np.uint64(many))
+        store64(out, done, word)
+        total = many + popcount(free)
+        done += total >> 3
+        if total < 64:
+            held = word >> np.uint64(total & ~7)
+        else:
+            held = bits >> np.uint64(64 - many) if many else ZERO
+        many = total & 7
+    state[0], state[1] = np.int64(held), many
     return done
 
 
@@ -168,25 +141,17 @@ def ungaps(raw: Any, begin: int, count: int, coding: int, state: Any, out: Any) 
 @kernel
 def scatter(bits: Any, begin: int, sparser: Any, count: int, out: Any) -> int:
     """Undo `gather`; return how many bits of the shell are set."""
-    byte, eight = np.uint64(255), np.uint64(8)
     total = 0
     at = begin
     for to in range(0, (count + 7) >> 3, 8):
-        valid = _valid(count - 8 * to)
         taken = _word(sparser, to) if sparser.size else ZERO
-        free = valid & ~taken
-        shell = ZERO
-        for half in range(2):
-            few_free = free >> np.uint64(32 * half)
-            few = load64(bits, at >> 3) >> np.uint64(at & 7)
-            for i in range(4):
-                part = few_free & byte
-                found = SCATTERED[(part << eight) | (few & byte)]
-                shell |= np.uint64(found) << np.uint64(32 * half + 8 * i)
-                size = popcount(part)
-                few >>= np.uint64(size)
-                at += size
-                few_free >>= eight
+        free = _valid(count - 8 * to) & ~taken
+        byte, skipped = at >> 3, np.uint64(at & 7)
+        word = load64(bits, byte) >> skipped
+        if skipped:
+            word |= np.uint64(bits[byte + 8]) << (np.uint64(64) - skipped)
+        shell = spread(word, free)
+        at += popcount(free)
         total += popcount(shell)
         _put_word(out, to, taken | shell)
     return total
