@@ -2,9 +2,9 @@
 
     python docs/make_picture.py [DEMO.json ...]
 
-Each DEMO.json is what one run of the demo wrote. They are first gathered in docs/digits.json; without
-any, docs/digits.json is drawn as it is. `make picture` runs the demo five times and then this
-script. docs/make_readme.py makes the table of the README from the same figures.
+Each DEMO.json is what one run of the demo wrote. They are first gathered in docs/digits.json;
+without any, docs/digits.json is drawn as it is. `make picture` runs the demo five times and then
+this script. docs/make_readme.py makes the table of the README from the same figures.
 """
 
 from __future__ import annotations
@@ -81,10 +81,11 @@ def draw(runs: Sequence[Any], target: Path) -> None:
         axes.set_xlabel("sparsity (weights that are zero)")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("accuracy (% of 360 test images)")
+        axes.set_ylabel("accuracy (% of 360 test images)")
     panels[0].set_ylim(top=101)
+    panels[0].set_title("all networks")
     panels[1].set_ylim(CLOSE_UP)
-    panels[1].set_title("close-up of the top")
+    panels[1].set_title("the same, 96 to 100 %")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(target, dpi=160, metadata={"Software": None})

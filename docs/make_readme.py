@@ -1,11 +1,11 @@
-"""Fill the README with what its commands print, and with the table of docs/digits.json.
+"""Fill in the outputs of the README's commands, and its table of sizes and accuracies.
 
     python docs/make_readme.py
 
 The shell blocks of the README run in their order, in one folder that holds the digits network as
-model.safetensors and its recipe. A block of the language `console` shows commands, each after `$ `,
-with what they print; this script replaces what they print. tests/test_docs.py runs the same blocks
-and compares.
+model.safetensors and its recipe. A block of the language `console` shows commands, each after `$ `
+and followed by its output; this script replaces the outputs. tests/test_docs.py runs the same
+blocks and compares.
 """
 
 from __future__ import annotations
@@ -71,9 +71,8 @@ def session(block: str) -> Iterator[tuple[str, str]]:
 
 
 def shown(printed: str) -> str:
-    """Return an output as the README shows it: without blanks at the ends."""
-    lines = [line.rstrip() for line in printed.splitlines()]
-    return "\n".join(lines).strip("\n") + "\n" if printed.strip() else ""
+    """Return an output as the README shows it: without blanks at the ends of lines."""
+    return "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
 
 
 def perform(text: str, folder: Path) -> str:
@@ -85,8 +84,8 @@ def perform(text: str, folder: Path) -> str:
             bash(block, folder)
             return found[0]
         done = [(command, bash(command, folder)) for command, _ in session(block)]
-        body = "\n".join(f"$ {command}\n{shown(printed)}" for command, printed in done)
-        return f"```console\n{body}```"
+        parts = [f"$ {command}\n{shown(printed)}" for command, printed in done]
+        return f"```console\n{''.join(parts)}```"
 
     return BLOCK.sub(replaced, text)
 
