@@ -84,8 +84,9 @@ def perform(text: str, folder: Path) -> str:
             bash(block, folder)
             return found[0]
         done = [(command, bash(command, folder)) for command, _ in session(block)]
-        parts = [f"$ {command}\n{shown(printed)}" for command, printed in done]
-        return f"```console\n{''.join(parts)}```"
+        parts = (f"$ {command}\n{shown(out)}" + ("\n" if out else "") for command, out in done)
+        body = "".join(parts)
+        return f"```console\n{body.rstrip()}\n```"
 
     return BLOCK.sub(replaced, text)
 

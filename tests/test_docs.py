@@ -112,8 +112,10 @@ def test_a_wrong_output_in_the_readme_is_seen(folder: Path, maker: ModuleType) -
         ("true", ""),
     ]
     done = maker.perform(text, folder)
-    assert done.startswith("```console\n$ echo right\nright\n$ cat none \\\n    || true\ncat: none")
-    assert done.endswith("\n$ true\n```\n")
+    assert done.startswith(
+        "```console\n$ echo right\nright\n\n$ cat none \\\n    || true\ncat: none"
+    )
+    assert done.endswith("\n\n$ true\n```\n")
     with pytest.raises(maker.Failed, match="false"):
         maker.perform("```sh\nfalse\n```\n", folder)
 
