@@ -25,8 +25,8 @@ CURVES = (
     ("alone", "separate networks, one a level", "#D55E00", "s", "--"),
     ("nested", "one nested network (elsa freeze-train)", "#0072B2", "o", "-"),
 )
-DODGE = 0.008  # between curves, in sparsity, so that bars do not hide each other
-CLOSE_UP = (96.0, 100.0)  # percent
+DODGE = 0.014  # between curves, in sparsity, so that bars do not hide each other
+CLOSE_UP = (96.0, 100.2)  # percent
 
 
 class Spread(NamedTuple):
@@ -77,15 +77,15 @@ def draw(runs: Sequence[Any], target: Path) -> None:
                 capsize=3,
                 markersize=6,
             )
-        axes.set_xticks(sparsity, ["dense" if x == 0 else f"{x:.0%}" for x in sparsity])
-        axes.set_xlabel("sparsity (weights that are zero)")
+        axes.set_xticks(sparsity, levels)
+        axes.set_xlabel("level (share of the weights that are zero)")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylabel("accuracy (% of 360 test images)")
     panels[0].set_ylim(top=101)
     panels[0].set_title("all networks")
     panels[1].set_ylim(CLOSE_UP)
-    panels[1].set_title("the same, 96 to 100 %")
+    panels[1].set_title("the same, above 96 %")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(target, dpi=160, metadata={"Software": None})
