@@ -22,6 +22,7 @@ from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.core.level import DENSE, Level
 from elsa_cli.core.work import Scratch, default_threads, run
 from elsa_cli.errors import ElsaError, Quantised, UsageError
+from elsa_cli.models.nested import Nested
 from elsa_cli.models.tensors import State, dtype_of, from_bytes, to_bytes
 from elsa_cli.operations.chosen import method_of
 from elsa_cli.operations.load import NestedCheckpoint
@@ -34,7 +35,6 @@ from elsa_cli.sparsifiers import bind
 from elsa_cli.storage.container import Container, TensorInfo, lay_out
 from elsa_cli.storage.digest import digest_ranges
 from elsa_cli.storage.output import OutputFile
-from elsa_cli.training.ladder import Nested
 
 __all__ = [
     "Source",
@@ -220,7 +220,7 @@ def _shaped(owners: Owners, values: State) -> dict[str, Any]:
 def digest_of(nested: Nested) -> str:
     """Return a short digest of all weights and masks."""
     found = hashlib.blake2b(",".join(map(str, nested.levels)).encode(), digest_size=8)
-    own = {f"{level} {n}": t for level, state in nested.own.items() for n, t in state.items()}
+    own = {f"{level} {n}": t for level, state in nested.per_level.items() for n, t in state.items()}
     for state in (nested.values, nested.owner, own):
         for name in sorted(state):
             found.update(name.encode())
@@ -240,7 +240,7 @@ def write(source: Source, out: OutputFile) -> int:
     }
     per_level = {
         (level, name): to_bytes(tensor).tobytes()
-        for level, own in nested.own.items()
+        for level, own in nested.per_level.items()
         for name, tensor in own.items()
     }
     manifest = Manifest(

@@ -100,7 +100,7 @@ def evaluate(
         carried: list[str] = []
         for level in chosen:
             state = opened.load(level)
-            carried = network.match(state, opened.prunable, os.fspath(checkpoint))
+            carried = network.check(state, opened.prunable, os.fspath(checkpoint))
             network.load(state)
             seed_everything(seed_of(seed, "evaluate"))
             metrics = loaded.evaluate(network.model)

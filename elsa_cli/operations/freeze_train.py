@@ -168,7 +168,8 @@ def freeze_train(
         for line in warnings:
             watcher.noted(f"Warning: {line}")
         name = loaded.path if checkpoint is None else os.fspath(checkpoint)
-        carried = network.match(source.nested.values, source.nested.owner, name)
+        carried = network.check(source.nested.values, source.nested.owner, name)
+        network.store_as(source.nested.values)
         for tensor in carried:
             watcher.noted(f"{tensor} is not in the model: it stays as it is")
         for key in content_hashes(source.metadata):
@@ -180,7 +181,7 @@ def freeze_train(
             Setup(loaded, ladder, options, group, place),
             saves,
             watcher,
-            lambda _: choose_again(source),
+            lambda: choose_again(source),
         )
         reports = trainer.run()
         if options.reselect and trainer.phases[0].stage is None:
@@ -312,7 +313,7 @@ def _report(
             )
             for stage, (level, row) in enumerate(zip(stages, rows, strict=True))
         ),
-        per_level=tuple(sorted({name for own in nested.own.values() for name in own})),
+        per_level=tuple(sorted({name for own in nested.per_level.values() for name in own})),
         carried=tuple(carried),
         left=(),
         roles=(),

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
 from elsa_cli.errors import RecipeError
-from elsa_cli.models.data import Place, Stream, to_device
+from elsa_cli.models.data import Position, Stream, to_device
 from elsa_cli.models.recipe import Recipe
 from tests.training.tiny import CPU, DATA, GENERATOR, LOSS, MODEL, SHUFFLED, load_recipe
 
@@ -69,9 +69,9 @@ KINDS = {
     "mine": SHUFFLED,
     "yours": GENERATOR,
 }
-START = Place()
+START = Position()
 TOTAL = 13
-Walked = list[tuple[Place, list[Any]]]
+Walked = list[tuple[Position, list[Any]]]
 
 
 def recipe_of(folder: Path, kind: str) -> Recipe:
@@ -80,7 +80,7 @@ def recipe_of(folder: Path, kind: str) -> Recipe:
 
 def walk(
     recipe: Recipe,
-    place: Place = START,
+    place: Position = START,
     total: int = TOTAL,
     *,
     seed: int = 0,
@@ -115,13 +115,13 @@ def plain(value: Any) -> Any:
 def test_places_count_steps_epochs_and_batches(tmp_path: Path) -> None:
     found = [place for place, _ in walk(recipe_of(tmp_path, "list"), accumulate=2, total=7)]
     assert found == [
-        Place(1, 0, 2),
-        Place(2, 0, 4),
-        Place(3, 0, 6),  # the seventh is left over
-        Place(4, 1, 2),
-        Place(5, 1, 4),
-        Place(6, 1, 6),
-        Place(7, 2, 2),
+        Position(1, 0, 2),
+        Position(2, 0, 4),
+        Position(3, 0, 6),  # the seventh is left over
+        Position(4, 1, 2),
+        Position(5, 1, 4),
+        Position(6, 1, 6),
+        Position(7, 2, 2),
     ]
 
 
@@ -233,7 +233,7 @@ def test_too_few_batches(kind: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=message):
         stream.steps()
     with pytest.raises(RecipeError, match=message):
-        list(stream.walk(Place(), 3))
+        list(stream.walk(Position(), 3))
 
 
 @pytest.mark.parametrize("kind", ["generator", "def train_data():\n    return []\n"])
@@ -244,7 +244,7 @@ def test_too_few_batches_are_found_on_the_way(kind: str, tmp_path: Path) -> None
 
 def test_no_steps_ask_for_no_batches(tmp_path: Path) -> None:
     assert walk(recipe_of(tmp_path, "list"), total=0) == []
-    assert walk(recipe_of(tmp_path, "list"), Place(5, 1, 1), total=5) == []
+    assert walk(recipe_of(tmp_path, "list"), Position(5, 1, 1), total=5) == []
 
 
 def test_an_error_while_batches_are_made_names_the_line(tmp_path: Path) -> None:
@@ -357,14 +357,14 @@ def test_packed_sequences_keep_their_lengths_on_the_cpu() -> None:
 @pytest.mark.parametrize(
     ("before", "now", "place", "expected"),
     [
-        (2, 2, Place(3, 1, 6), Place(3, 1, 6)),
-        (2, 1, Place(3, 1, 6), Place(3, 1, 6)),
-        (1, 2, Place(3, 1, 5), Place(3, 1, 4)),
-        (4, 3, Place(3, 0, 8), Place(3, 0, 6)),
+        (2, 2, Position(3, 1, 6), Position(3, 1, 6)),
+        (2, 1, Position(3, 1, 6), Position(3, 1, 6)),
+        (1, 2, Position(3, 1, 5), Position(3, 1, 4)),
+        (4, 3, Position(3, 0, 8), Position(3, 0, 6)),
     ],
 )
 def test_a_place_of_another_number_of_processes(
-    before: int, now: int, place: Place, expected: Place, tmp_path: Path
+    before: int, now: int, place: Position, expected: Position, tmp_path: Path
 ) -> None:
     """A batch of a step that is not whole comes again."""
     stream = Stream(load_recipe(tmp_path, MODEL, DATA, LOSS), 0, 0, 0, now, 1)
@@ -377,5 +377,5 @@ def train_data(*, rank: int = 0, world: int = 1):
     return [torch.zeros(1)] * (12 // world)
 """
     recipe = load_recipe(tmp_path, MODEL, share, LOSS)
-    assert Stream(recipe, 0, 0, 0, 1, 2).moved(Place(2, 0, 4), 2) == Place(2, 0, 8)
-    assert Stream(recipe, 0, 0, 0, 4, 1).moved(Place(5, 0, 5), 2) == Place(5, 0, 2)
+    assert Stream(recipe, 0, 0, 0, 1, 2).moved(Position(2, 0, 4), 2) == Position(2, 0, 8)
+    assert Stream(recipe, 0, 0, 0, 4, 1).moved(Position(5, 0, 5), 2) == Position(5, 0, 2)

@@ -81,7 +81,7 @@ def fresh(source: Source, seed: int = 0) -> None:
 def own_tensors(source: Source) -> None:
     """Give each level tensors of its own."""
     for at, level in enumerate(source.nested.levels):
-        source.nested.own[level] = {
+        source.nested.per_level[level] = {
             "conv.bias": torch.full((8,), float(at)),
             "steps": torch.tensor(at),
         }
@@ -99,7 +99,7 @@ def test_a_nested_file_in_memory(masks: str, tmp_path: Path) -> None:
     source = from_nested(path)
     nested = source.nested
     assert nested.levels == STAGES
-    assert nested.own == {}
+    assert nested.per_level == {}
     assert source.metadata == {"format": "pt", "note": "kept"}
     assert (source.method["name"], source.seed) == ("magnitude", 3)
     with open_nested(path) as opened:
@@ -264,8 +264,8 @@ def test_weights_masks_and_per_level_tensors_come_back(tmp_path: Path) -> None:
     assert_same(again.owner, nested.owner)
     assert_same(again.values, nested.values)
     for level in STAGES:
-        assert_same(again.own[level], nested.own[level])
-    assert_same(again.own[DENSE], {n: nested.values[n] for n in ("conv.bias", "steps")})
+        assert_same(again.per_level[level], nested.per_level[level])
+    assert_same(again.per_level[DENSE], {n: nested.values[n] for n in ("conv.bias", "steps")})
 
 
 def test_threads_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,7 +294,7 @@ def test_a_digest_sees_every_bit(what: str) -> None:
     torch.manual_seed(0)
     state = {"w": torch.randn(8, 8), "b": torch.zeros(3)}
     nested = from_state(state, {}, STAGES).nested
-    nested.own = {level: {"b": torch.zeros(3)} for level in STAGES}
+    nested.per_level = {level: {"b": torch.zeros(3)} for level in STAGES}
     before = digest_of(nested)
     if what == "value":
         nested.values["w"].view(torch.int32)[7, 7] ^= 1
@@ -307,7 +307,7 @@ def test_a_digest_sees_every_bit(what: str) -> None:
     elif what == "levels":
         nested.levels = parse_levels("0.91,0.7,0.5")
     else:
-        nested.own[STAGES[1]]["b"][1] = 2.0
+        nested.per_level[STAGES[1]]["b"][1] = 2.0
     assert digest_of(nested) != before
 
 
