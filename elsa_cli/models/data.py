@@ -146,7 +146,7 @@ class Stream:
             raise self._too_few(taken)
 
     def _prepare(self, epoch: int) -> None:
-        """Seed whatever the order of an epoch is drawn from; ask for data again if it is spent."""
+        """Seed what the order of an epoch is drawn from; ask for data again if it is spent."""
         seed = seed_of(*self._seed, "epoch", epoch)
         seed_everything(seed)
         if self._spent_by_a_pass and epoch:

@@ -1,7 +1,7 @@
 """The losses of a phase: they stay on the device until they are fetched, several at once.
 
 On a GPU a loss can only be read once the step that computes it has ended. So the training keeps
-losses as tensors, goes on queueing steps, and fetches the losses together every few steps.
+losses as tensors, queues further steps, and fetches the losses together every few steps.
 """
 
 from __future__ import annotations

@@ -56,6 +56,21 @@ def plan(setup: Setup, per_epoch: Callable[[], int | None]) -> list[Phase]:
     Raises:
         UsageError: An option has the wrong number of values, or the data has no length.
     """
+    joint, steps = _steps(setup, per_epoch)
+    joint_rate, rates = _rates(setup, joint=joint > 0)
+    levels = [
+        Phase(str(level), stage, steps[stage], rates[stage])
+        for stage, level in enumerate(setup.ladder.stages)
+    ]
+    return [Phase("joint", None, joint, joint_rate), *levels] if joint else levels
+
+
+def _steps(setup: Setup, per_epoch: Callable[[], int | None]) -> tuple[int, list[int]]:
+    """Return the steps of the joint phase and of each level.
+
+    With 100 steps for each of three levels, and nothing said of a joint phase, they are 240 and
+    20, 20, 20.
+    """
     in_an_epoch = functools.cache(per_epoch)
 
     def steps_of(epochs: float) -> int:
@@ -76,16 +91,10 @@ def plan(setup: Setup, per_epoch: Callable[[], int | None]) -> list[Phase]:
     else:
         epochs = each_level(options.epochs or (DEFAULT_EPOCHS,), stages, "epochs")
         steps = [steps_of(n) for n in epochs]
-    if options.joint_epochs is None:
-        shares = [round(JOINT_SHARE * n) for n in steps]
-        joint, steps = sum(shares), [n - k for n, k in zip(steps, shares, strict=True)]
-    else:
-        joint = steps_of(options.joint_epochs)
-    rate, rates = _rates(setup, joint=joint > 0)
-    phases = [
-        Phase(str(level), stage, steps[stage], rates[stage]) for stage, level in enumerate(stages)
-    ]
-    return [Phase("joint", None, joint, rate), *phases] if joint else phases
+    if options.joint_epochs is not None:
+        return steps_of(options.joint_epochs), steps
+    shares = [round(JOINT_SHARE * n) for n in steps]
+    return sum(shares), [n - share for n, share in zip(steps, shares, strict=True)]
 
 
 def _rates(setup: Setup, *, joint: bool) -> tuple[float | None, list[float | None]]:
@@ -94,7 +103,7 @@ def _rates(setup: Setup, *, joint: bool) -> tuple[float | None, list[float | Non
     given = options.lr
     if given is None and optimizer_name(options, setup.recipe) != "recipe":
         given = (DEFAULT_LR[optimizer_name(options, setup.recipe)],)
-    if given is None:  # the recipe's own
+    if given is None:  # the recipe's optimizer has its own rate
         return options.joint_lr, [None] * len(stages)
     rates: list[float | None] = list(each_level(given, stages, "lr"))
     rate = max(given) if options.joint_lr is None else options.joint_lr

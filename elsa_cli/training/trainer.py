@@ -233,7 +233,7 @@ class Trainer:
         nested = self.setup.ladder.nested
         nested.values.update(state["values"])
         nested.owner.update(state["owner"])
-        nested.per_level = {parse_level(text): own for text, own in state["per_level"].items()}
+        nested.per_level = {parse_level(text): saved for text, saved in state["per_level"].items()}
         self._reports = [PhaseReport(**fields) for fields in state["reports"]]
         self._watcher.rewind(state["mark"])
         for text in self._saves.elsewhere(state) if self._saves else ():

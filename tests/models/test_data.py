@@ -1,4 +1,4 @@
-"""The order of batches is the same from any place on, and for any number of processes."""
+"""The order of batches is the same from any position on, and for any number of processes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def recipe_of(folder: Path, kind: str) -> Recipe:
 
 def walk(
     recipe: Recipe,
-    place: Position = START,
+    position: Position = START,
     total: int = TOTAL,
     *,
     seed: int = 0,
@@ -93,7 +93,7 @@ def walk(
     """Return a walk of a new stream, in which training may draw random numbers too."""
     found = []
     stream = Stream(recipe, seed, phase, rank, world, accumulate)
-    for at, batches in stream.walk(place, total):
+    for at, batches in stream.walk(position, total):
         found.append((at, batches))
         if disturb:
             torch.rand(at.step)
@@ -113,7 +113,7 @@ def plain(value: Any) -> Any:
 
 
 def test_places_count_steps_epochs_and_batches(tmp_path: Path) -> None:
-    found = [place for place, _ in walk(recipe_of(tmp_path, "list"), accumulate=2, total=7)]
+    found = [position for position, _ in walk(recipe_of(tmp_path, "list"), accumulate=2, total=7)]
     assert found == [
         Position(1, 0, 2),
         Position(2, 0, 4),
@@ -131,12 +131,12 @@ def test_from_any_place_on_it_is_the_same(kind: str, accumulate: int, tmp_path: 
     """Also where the training draws random numbers between, as a resumed one does not."""
     recipe = recipe_of(tmp_path, kind)
     whole = walk(recipe, accumulate=accumulate)
-    assert [place.step for place, _ in whole] == list(range(1, TOTAL + 1))
-    for done, (place, _) in enumerate(whole, 1):
-        assert plain(walk(recipe, place, accumulate=accumulate)) == plain(whole[done:])
+    assert [position.step for position, _ in whole] == list(range(1, TOTAL + 1))
+    for done, (position, _) in enumerate(whole, 1):
+        assert plain(walk(recipe, position, accumulate=accumulate)) == plain(whole[done:])
     for done in (1, TOTAL // 2):
-        place = whole[done - 1][0]
-        assert plain(walk(recipe, place, accumulate=accumulate, disturb=True)) == plain(
+        position = whole[done - 1][0]
+        assert plain(walk(recipe, position, accumulate=accumulate, disturb=True)) == plain(
             whole[done:]
         )
 
@@ -168,8 +168,8 @@ def test_shares_make_up_the_whole(kind: str, world: int, accumulate: int, tmp_pa
         walk(recipe, accumulate=accumulate, total=6, rank=rank, world=world)
         for rank in range(world)
     ]
-    for step, (place, batches) in enumerate(whole):
-        assert [share[step][0] for share in shares] == [place] * world
+    for step, (position, batches) in enumerate(whole):
+        assert [share[step][0] for share in shares] == [position] * world
         for at, batch in enumerate(batches):
             assert plain(shares[at % world][step][1][at // world]) == plain(batch)
         assert sum(len(share[step][1]) for share in shares) == len(batches)
@@ -201,8 +201,8 @@ def test_a_sampler_that_shares_out_is_told_of_the_epoch(tmp_path: Path) -> None:
         part = [order[7 * epoch : 7 * epoch + 7] for order in orders]
         assert sorted([*part[0], *part[1]]) == list(range(14))
     assert len({tuple(orders[0][7 * epoch : 7 * epoch + 7]) for epoch in range(3)}) == 3
-    for done, (place, _) in enumerate(whole[1], 1):
-        again = walk(recipe, place, total=21, rank=1, world=2)
+    for done, (position, _) in enumerate(whole[1], 1):
+        again = walk(recipe, position, total=21, rank=1, world=2)
         assert plain(again) == plain(whole[1][done:])
 
 
@@ -355,7 +355,7 @@ def test_packed_sequences_keep_their_lengths_on_the_cpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "place", "expected"),
+    ("before", "now", "position", "expected"),
     [
         (2, 2, Position(3, 1, 6), Position(3, 1, 6)),
         (2, 1, Position(3, 1, 6), Position(3, 1, 6)),
@@ -363,15 +363,15 @@ def test_packed_sequences_keep_their_lengths_on_the_cpu() -> None:
         (4, 3, Position(3, 0, 8), Position(3, 0, 6)),
     ],
 )
-def test_a_place_of_another_number_of_processes(
-    before: int, now: int, place: Position, expected: Position, tmp_path: Path
+def test_a_position_of_another_number_of_processes(
+    before: int, now: int, position: Position, expected: Position, tmp_path: Path
 ) -> None:
     """A batch of a step that is not whole comes again."""
     stream = Stream(load_recipe(tmp_path, MODEL, DATA, LOSS), 0, 0, 0, now, 1)
-    assert stream.moved(place, before) == expected
+    assert stream.moved(position, before) == expected
 
 
-def test_a_place_in_a_share_of_another_number_of_processes(tmp_path: Path) -> None:
+def test_a_position_in_a_share_of_another_number_of_processes(tmp_path: Path) -> None:
     share = """
 def train_data(*, rank: int = 0, world: int = 1):
     return [torch.zeros(1)] * (12 // world)

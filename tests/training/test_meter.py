@@ -55,8 +55,8 @@ class Told(list[Any]):
 def test_losses_are_told_in_order(every: int) -> None:
     told = Told()
     meter = Meter(Group(CPU), told)
-    for at, (place, loss) in enumerate(zip(POSITIONS, LOSSES, strict=True), 1):
-        meter.add(place, torch.tensor(loss), 0.1 * place.step)
+    for at, (position, loss) in enumerate(zip(POSITIONS, LOSSES, strict=True), 1):
+        meter.add(position, torch.tensor(loss), 0.1 * position.step)
         if at % every == 0 or at == len(POSITIONS):
             assert meter.fetch(False, False) == (False, False)
     assert meter.mean == 4.25
@@ -80,12 +80,12 @@ def test_without_a_step() -> None:
 def test_going_on_from_a_state(at: int) -> None:
     told = Told()
     meter = Meter(Group(CPU), told)
-    for number, (place, loss) in enumerate(zip(POSITIONS, LOSSES, strict=True)):
+    for number, (position, loss) in enumerate(zip(POSITIONS, LOSSES, strict=True)):
         if number == at:
             state = meter.state()
             meter = Meter(Group(CPU), told)
             meter.load(state, POSITIONS[at - 1])
-        meter.add(place, torch.tensor(loss), 0.1 * place.step)
+        meter.add(position, torch.tensor(loss), 0.1 * position.step)
         meter.fetch(False, False)
     if at == len(POSITIONS):
         state = meter.state()

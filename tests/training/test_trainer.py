@@ -394,7 +394,7 @@ def test_losses_that_are_looked_at_now_and_then(
 ) -> None:
     """As on a GPU: the bits, what is told, and its order are the same."""
     whole, kept, _ = train(tmp_path, steps=(13,), **SGD)
-    monkeypatch.setattr(Trainer, "_looks", lambda self, place: place.step % 10 == 0)
+    monkeypatch.setattr(Trainer, "_looks", lambda self, position: position.step % 10 == 0)
     again, keep, _ = train(tmp_path, steps=(13,), **SGD)
     assert_same(result(again), result(whole))
     assert [tick.loss for tick in keep.ticks] == [tick.loss for tick in kept.ticks]
