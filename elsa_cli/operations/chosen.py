@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from elsa_cli.selection.eligible import Eligible
-from elsa_cli.selection.method import method_of
 from elsa_cli.selection.rules import ROLES
-from elsa_cli.storage.container import TensorInfo
+from elsa_cli.storage.header import TensorSpec
 
-__all__ = ["LeftRow", "RoleRow", "by_role", "left_rows", "method_of"]
+__all__ = ["LeftRow", "RoleRow", "by_role", "left_rows"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class RoleRow:
 
 
 def left_rows(
-    eligible: Eligible, tensors: Sequence[TensorInfo], skipped: Sequence[str] = ()
+    eligible: Eligible, tensors: Sequence[TensorSpec], skipped: Sequence[str] = ()
 ) -> tuple[LeftRow, ...]:
     """Return a row for each tensor that is not pruned.
 
@@ -75,7 +74,7 @@ def left_rows(
     )
 
 
-def _why(weight: TensorInfo) -> str:
+def _why(weight: TensorSpec) -> str:
     """Return what keeps a weight dense."""
     return "left out by the options" if weight.numel else "it has no elements"
 

@@ -18,7 +18,7 @@ from elsa_cli.selection.rows import normed_dims
 from elsa_cli.selection.scaled import Factors, Grid
 from elsa_cli.selection.scan import Piece, Scan, Scorer, positions_of
 from elsa_cli.selection.topk import SAMPLE_FROM, Cut, cuts, kept_mask
-from elsa_cli.storage.container import Container, TensorInfo
+from elsa_cli.storage.container import Container, TensorInfo, TensorSpec
 
 __all__ = ["Choice", "Rule", "Traits", "choose"]
 
@@ -91,7 +91,7 @@ class Traits:
 
     dims: Mapping[str, int] = field(default_factory=dict)
     rows: Mapping[str, int | None] = field(default_factory=dict)
-    scales: Mapping[str, tuple[TensorInfo, Grid]] = field(default_factory=dict)
+    scales: Mapping[str, tuple[TensorSpec, Grid]] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -143,6 +143,10 @@ class Choice:
         for at, part in enumerate(self._parts):
             for piece in part.scan.pieces():
                 yield at, piece
+
+    def bits(self, part: int, piece: Piece, scratch: Scratch) -> Bits:
+        """Return the raw bits of the piece whose masks were made last, (count,)."""
+        return self._parts[part].scan.last_bits(piece, scratch)
 
     def masks(
         self, part: int, piece: Piece, scratch: Scratch, finite: bool = True

@@ -158,6 +158,11 @@ class Scan:
         scratch.read_ahead(self.container, offset, bits.view(np.uint8).data)
         return bits
 
+    def last_bits(self, piece: Piece, scratch: Scratch) -> Bits:
+        """Return the raw bits of the piece that was read last."""
+        bits: Bits = scratch.array("bits", piece.count, piece.tensor.dtype.unsigned)
+        return bits
+
     def keys(self, piece: Piece, scratch: Scratch) -> Bits:
         """Return the keys of a piece, (count,) unsigned; valid until the next call."""
         t = piece.tensor
@@ -211,7 +216,7 @@ class Scan:
     def check_finite(self, piece: Piece, scratch: Scratch) -> None:
         """Raise NonFinite if the piece just read has NaN or infinity among its weights."""
         dtype = piece.tensor.dtype
-        bits: Bits = scratch.array("bits", piece.count, dtype.unsigned)
+        bits = self.last_bits(piece, scratch)
         magnitudes = scratch.array("magnitude", piece.count, dtype.unsigned)
         if dtype.has_nonfinite(dtype.magnitudes(bits, out=magnitudes)):
             raise NonFinite(

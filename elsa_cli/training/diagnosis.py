@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from elsa_cli.models.nested import Nested
-from elsa_cli.models.tensors import dtype_of
-from elsa_cli.selection.naming import Siblings
-from elsa_cli.selection.rows import normed_dims
-from elsa_cli.storage.container import lay_out
+from elsa_cli.training.masks import rows_of
 
 __all__ = ["lost_rows", "why_not_finite"]
 
@@ -16,10 +13,8 @@ def lost_rows(nested: Nested) -> list[str]:
 
     Weight normalisation divides by the norm of each row, which is 0 for such a row.
     """
-    infos = lay_out((n, dtype_of(t), tuple(t.shape)) for n, t in nested.values.items())
-    pruned = [info for info in infos if info.name in nested.owner]
     lost = []
-    for name, dim in normed_dims(pruned, Siblings(infos)).items():
+    for name, dim in rows_of(nested).items():
         kept = nested.owner[name] == 0
         rows = kept.reshape(1, -1) if dim is None else kept.movedim(dim, 0).flatten(1)
         if not bool(rows.any(dim=1).all()):

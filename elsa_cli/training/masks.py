@@ -28,7 +28,7 @@ from elsa_cli.storage.container import Container
 from elsa_cli.storage.header import TensorInfo, TensorSpec
 from elsa_cli.storage.memory import MemoryBytes
 
-__all__ = ["MAX_LEVELS", "Chosen", "choose_again", "from_plain", "from_state"]
+__all__ = ["MAX_LEVELS", "Chosen", "choose_again", "from_plain", "from_state", "rows_of"]
 
 MAX_LEVELS = 250  # an owner is one byte: a stage for each level, and one for dense
 
@@ -132,11 +132,19 @@ def choose_again(file: NestedFile, threads: int) -> dict[str, Tensor]:
     rule = Rule.of(None if group else method.get("scope"), method.get("distribution"), group)
     prunable = {name: nested.values[name] for name in nested.owner}
     dims = dict.fromkeys(prunable, 1) | dict(method.get("group_dims", {}))
-    rows = normed_dims([specs[name] for name in prunable], Siblings(specs.values()))
     with Container(_as_file("the weights after the joint phase", prunable)) as container:
-        tensors, traits = container.tensors, Traits(dims, rows)
+        tensors, traits = container.tensors, Traits(dims, rows_of(nested))
         owners = _owners(container, tensors, nested.levels, rule, traits, threads)
     return owner_tensors(owners, specs)
+
+
+def rows_of(nested: Nested) -> dict[str, int | None]:
+    """Return the prunable tensors that a weight norm divides by the norms of their rows, by name.
+
+    The value is the dimension of the rows; None if the whole tensor is one row.
+    """
+    specs = specs_of(nested)
+    return normed_dims([specs[name] for name in nested.owner], Siblings(specs.values()))
 
 
 def _as_file(name: str, state: State, metadata: Mapping[str, str] | None = None) -> MemoryBytes:

@@ -12,7 +12,7 @@ from elsa_cli import load_level, open_nested, pack, sparsify, verify
 from elsa_cli.core.level import DENSE, parse_levels
 from elsa_cli.errors import CutFile, UsageError
 from elsa_cli.models.nested import Nested
-from elsa_cli.models.nested_file import NestedFile, NestedInMemory, digest_of
+from elsa_cli.models.nested_file import NestedFile, digest_of
 from tests.helpers import read_safetensors
 from tests.models.nested_files import (
     STAGES,
@@ -143,27 +143,6 @@ def test_hashes_of_weights_that_were_trained_are_not_written(tmp_path: Path) -> 
     store(file, tmp_path / "written")
     assert read_safetensors(tmp_path / "written")[1]["note"] == "kept"
     assert "sshs_model_hash" not in read(tmp_path / "written").metadata
-
-
-def test_the_source_of_a_network_says_what_its_levels_are(tmp_path: Path) -> None:
-    """Those that copy bytes find those of the level, and no prunable tensor of a sparse one."""
-    file = choose(plain(tmp_path)).file
-    give_per_level(file)
-    nested = file.nested
-    with NestedInMemory(file) as source:
-        assert source.per_level(DENSE) == {}
-        assert list(source.per_level(STAGES[1])) == ["conv.bias", "steps"]
-        for level in (*STAGES, DENSE):
-            copied = {}
-            for spec, (stored, offset, size) in source.verbatim(level):
-                buffer = bytearray(size)
-                stored.read_into(offset, memoryview(buffer))
-                assert size == spec.nbytes
-                copied[spec.name] = bytes(buffer)
-            left_out = set() if level == DENSE else {*nested.owner, "conv.bias", "steps"}
-            assert copied.keys() == nested.values.keys() - left_out
-            values, _ = read_safetensors(tmp_path / "m.safetensors")
-            assert all(copied[name] == values[name][2] for name in copied)
 
 
 # What a save compares.

@@ -18,7 +18,7 @@ from elsa_cli.selection.masks import Rule
 from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.rows import Champions, normed_dims
 from elsa_cli.selection.scan import Chunk, position_hash
-from elsa_cli.storage.container import lay_out
+from elsa_cli.storage.container import TensorSpec, lay_out
 from tests.helpers import Tensor, encode_floats, random_bits
 from tests.selection.reference import (
     Mask,
@@ -137,7 +137,7 @@ def test_which_tensors_are_normed() -> None:
         "weight_g": (1, 4),
         "weight": (8, 4),
     }
-    tensors = lay_out((name, DTYPES["F32"], shape) for name, shape in shapes.items())
+    tensors = lay_out(TensorSpec(name, DTYPES["F32"], shape) for name, shape in shapes.items())
     assert normed_dims(tensors, Siblings(tensors)) == {
         "a.weight_v": 0,
         "b.parametrizations.weight.original1": 2,

@@ -4,54 +4,27 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from elsa_cli.checkpoint.checks import count_masks, require_counts, require_nested
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.packed.layout import shell_sizes
 from elsa_cli.checkpoint.packed.maskbatch import code_masks
 from elsa_cli.checkpoint.packed.maskcode import MaskCoder, coding_of
+from elsa_cli.checkpoint.source import NestedSource
 from elsa_cli.core.batch import Batch, Integers, batches
 from elsa_cli.core.bits import Bytes, unpack_bits
-from elsa_cli.core.level import Level
 from elsa_cli.core.work import Progress, run, spans
-from elsa_cli.errors import BadManifest
-from elsa_cli.storage.container import Container, TensorInfo
 from elsa_cli.storage.output import OutputFile, Policy
+from elsa_cli.storage.source import Extent
 
-__all__ = ["PIECE", "CodedMasks", "MaskedSource", "code_shells", "wholes"]
+__all__ = ["PIECE", "CodedMasks", "Spool", "code_shells", "wholes"]
 
 PIECE = 1 << 19  # weights whose masks are coded at a time
 SPOOL_BYTES = 1 << 16
-
-
-class MaskedSource(Protocol):
-    """Dense weights in a file, and nested masks of them."""
-
-    @property
-    def container(self) -> Container:
-        """The file with the dense weights."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Levels, prunable tensors and kept counts."""
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """Foreign metadata."""
-
-    @property
-    def dense(self) -> Mapping[str, TensorInfo]:
-        """Where the tensors of the dense network lie in the file."""
-
-    def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
-        """Yield pieces of whole tensors and the packed bits of every level, in order."""
-
-    def per_level(self, level: Level) -> Mapping[str, bytes]:
-        """Return the bytes of a level's per-level tensors."""
 
 
 class Spool:
@@ -67,6 +40,10 @@ class Spool:
     def size(self) -> int:
         """Bytes stored so far."""
         return self._end
+
+    def extent(self, offset: int, size: int) -> Extent:
+        """Return stored bytes as what can be copied."""
+        return Extent(self.file.source, offset, size)
 
     def append(self, data: bytes) -> tuple[int, int]:
         """Store `data`; return where it lies: offset and size."""
@@ -117,7 +94,7 @@ def wholes(manifest: Manifest) -> Iterator[Batch]:
     return batches([t.numel for t in tensors], [t.dtype for t in tensors], lambda _: PIECE)
 
 
-def code_shells(source: MaskedSource, spool: Spool, threads: int, progress: Progress) -> CodedMasks:
+def code_shells(source: NestedSource, spool: Spool, threads: int, progress: Progress) -> CodedMasks:
     """Code the shell masks of all tensors.
 
     Raises:
@@ -145,7 +122,7 @@ def code_shells(source: MaskedSource, spool: Spool, threads: int, progress: Prog
 
 
 def _code_one(
-    source: MaskedSource, spool: Spool, batch: Batch, shells: Integers, sizes: Integers
+    source: NestedSource, spool: Spool, batch: Batch, shells: Integers, sizes: Integers
 ) -> list[list[tuple[int, int]]]:
     """Code the masks of one tensor, piece after piece; fill in sizes, return extents by level."""
     levels = shells.shape[1] - 1
@@ -155,7 +132,7 @@ def _code_one(
         MaskCoder(coding_of(left[k], sum(left[k:])), place.take) for k, place in enumerate(places)
     ]
     counted: Integers = np.zeros((1, levels), np.int64)
-    for piece, packed in source.masks_of(batch):
+    for piece, packed in source.masks(batch):
         counted += _count(source, piece, packed)
         for k, bits in enumerate(packed):
             for begin, size in spans(piece.count, PIECE):
@@ -164,7 +141,7 @@ def _code_one(
                     sparser = unpack_bits(packed[k - 1][begin // 8 :], size)
                     part = part.take(np.flatnonzero(~sparser))
                 coders[k].write(part)
-    _check_counts(source, batch, counted)
+    require_counts(source.manifest, source.name, batch.first, counted)
     for coder in coders:
         coder.close()
     sizes[0] = [place.flush() for place in places]
@@ -172,13 +149,13 @@ def _code_one(
 
 
 def _code_several(
-    source: MaskedSource, spool: Spool, batch: Batch, shells: Integers, sizes: Integers
+    source: NestedSource, spool: Spool, batch: Batch, shells: Integers, sizes: Integers
 ) -> list[list[tuple[int, int]]]:
     """Code the masks of several tensors at once; fill in sizes, return extents by level."""
     extents = []
-    for piece, packed in source.masks_of(batch):
+    for piece, packed in source.masks(batch):
         assert piece.count == batch.count
-        _check_counts(source, batch, _count(source, piece, packed))
+        require_counts(source.manifest, source.name, batch.first, _count(source, piece, packed))
         free = batch.sizes
         taken = None
         for k, bits in enumerate(packed):
@@ -191,27 +168,8 @@ def _code_several(
     return extents
 
 
-def _count(source: MaskedSource, piece: Batch, packed: Sequence[Bytes]) -> Integers:
+def _count(source: NestedSource, piece: Batch, packed: Sequence[Bytes]) -> Integers:
     """Return the weights that each level keeps of each tensor, (tensors, levels)."""
-    levels = source.manifest.levels
-    for k in range(1, len(levels)):
-        strays = packed[k - 1] & ~packed[k]
-        if strays.any():
-            at = int(np.flatnonzero(piece.mask_sums(strays))[0])
-            raise BadManifest(
-                f"the mask of {levels[k - 1]} is not inside that of {levels[k]}",
-                file=source.container.path,
-                tensor=source.manifest.tensors[piece.first + at].name,
-            )
-    return np.stack([piece.mask_sums(bits) for bits in packed], axis=1)
-
-
-def _check_counts(source: MaskedSource, batch: Batch, counted: Integers) -> None:
-    for entry, kept in zip(source.manifest.tensors[batch.rows], counted.tolist(), strict=True):
-        if tuple(kept) != entry.kept:
-            raise BadManifest(
-                f"the masks keep {kept}, the manifest says {list(entry.kept)}",
-                file=source.container.path,
-                tensor=entry.name,
-                hint="the file is damaged; make or fetch it again",
-            )
+    kept, strays = count_masks(piece, packed)
+    require_nested(source.manifest, source.name, piece, strays)
+    return kept

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.quality_records import Mean, Records
-from benchmarks.quality_tasks import ALL_LEVELS, DENSE, TASKS, Task
-from benchmarks.report import table
+from benchmarks.page import join, machine_table, table, verdict
+from benchmarks.quality.records import Mean, Records
+from benchmarks.quality.tasks import ALL_LEVELS, DENSE, TASKS, Task
 
 __all__ = ["METHODS", "render"]
 
@@ -67,11 +67,10 @@ def render(records: Records) -> str:
     parts = ["# Quality", "", INTRODUCTION, "![Metric over sparsity](quality.png)", ""]
     for task in tasks:
         parts += _task(task, records)
-    parts += ["## Budgets", "", _budgets(tasks, records), "## Machine", ""]
-    parts += [table(["", ""], [[k, v] for k, v in records.machine.items()])]
+    parts += ["## Budgets", "", _budgets(tasks, records), *machine_table(records.machine)]
     defaults = ", ".join(f"{k.replace('_', '-')} {v}" for k, v in records.defaults.items())
     parts += ["## How it was measured", "", METHOD.format(defaults=defaults)]
-    return "\n".join(parts).rstrip() + "\n"
+    return join(parts)
 
 
 def _task(task: Task, records: Records) -> list[str]:
@@ -135,7 +134,7 @@ def _gaps(task: Task, records: Records) -> str:
             goal = GOALS[level]
             met = "–"
             if gaps[0] is not None:
-                met = "yes" if round(gaps[0].mean, 9) >= goal else "**no**"
+                met = verdict(round(gaps[0].mean, 9) >= goal)
             row += [f"≥ {goal:g}", met]
         rows.append([*row, *(_gap(task, gap) for gap in gaps[1:])])
     return table([*head, *(METHODS[what] for what in VARIANTS[1:])], rows)

@@ -1,11 +1,10 @@
 """Write a checkpoint like a small language model's, a piece at a time.
 
-`python -m benchmarks.generate FILE DTYPE BYTES SEED`, in a process of its own: it imports numpy.
+`python -m benchmarks.speed.generate FILE DTYPE BYTES SEED`: a separate process, for its numpy.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -13,9 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ITEMSIZE", "generate", "shapes"]
+from benchmarks.speed.header import encode_header
+from benchmarks.speed.results import ITEMSIZE
 
-ITEMSIZE = {"bf16": 2, "fp32": 4}
+__all__ = ["generate", "shapes"]
+
 PIECE = 1 << 20  # weights drawn at a time
 
 
@@ -31,17 +32,17 @@ def shapes(weights: int) -> dict[str, tuple[int, ...]]:
     words = max(64, math.ceil((weights - layers * per_layer) / width))
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (words, width)}
     for n in range(layers):
-        at = f"model.layers.{n}"
+        layer = f"model.layers.{n}"
         found |= {
-            f"{at}.input_layernorm.weight": (width,),
-            f"{at}.mlp.down_proj.weight": (width, inner),
-            f"{at}.mlp.gate_proj.weight": (inner, width),
-            f"{at}.mlp.up_proj.weight": (inner, width),
-            f"{at}.post_attention_layernorm.weight": (width,),
-            f"{at}.self_attn.k_proj.weight": (few, width),
-            f"{at}.self_attn.o_proj.weight": (width, width),
-            f"{at}.self_attn.q_proj.weight": (width, width),
-            f"{at}.self_attn.v_proj.weight": (few, width),
+            f"{layer}.input_layernorm.weight": (width,),
+            f"{layer}.mlp.down_proj.weight": (width, inner),
+            f"{layer}.mlp.gate_proj.weight": (inner, width),
+            f"{layer}.mlp.up_proj.weight": (inner, width),
+            f"{layer}.post_attention_layernorm.weight": (width,),
+            f"{layer}.self_attn.k_proj.weight": (few, width),
+            f"{layer}.self_attn.o_proj.weight": (width, width),
+            f"{layer}.self_attn.q_proj.weight": (width, width),
+            f"{layer}.self_attn.v_proj.weight": (few, width),
         }
     return found
 
@@ -49,29 +50,20 @@ def shapes(weights: int) -> dict[str, tuple[int, ...]]:
 def generate(path: Path, dtype: str, size: int, seed: int) -> None:
     """Write a safetensors file of about `size` bytes, not less.
 
-    Matrices are normal, each with a scale of its own between 0.01 and 0.04; norms are near one.
+    Matrices are normal, each with a scale between 0.01 and 0.04; norms are near one.
 
     Args:
         path: The file.
         dtype: `bf16` or `fp32`.
         size: Bytes.
-        seed: Of the weights.
+        seed: Seed for the weights.
     """
     item = ITEMSIZE[dtype]
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    plan = sorted(shapes(math.ceil(size / item)).items())
-    at = 0
-    for name, shape in plan:
-        end = at + math.prod(shape) * item
-        kind = {"bf16": "BF16", "fp32": "F32"}[dtype]
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    plan = dict(sorted(shapes(math.ceil(size / item)).items()))
     rng = np.random.default_rng(seed)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for _, shape in plan:
+        file.write(encode_header(plan, item))
+        for shape in plan.values():
             numel = math.prod(shape)
             scale = np.float32(0.01 * 4.0 ** rng.random())
             for start in range(0, numel, PIECE):

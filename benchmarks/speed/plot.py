@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.results import Results, Row
+from benchmarks.goals import GOALS, MB
+from benchmarks.speed.results import Results, Row
 
 __all__ = ["draw", "growth"]
 
@@ -14,18 +15,14 @@ STYLES = {
     "extract": ("tab:green", "^"),
     "extract from packed": ("tab:red", "v"),
 }
-GOALS = {"sparsify": 300, "extract": 200}
+MEMORY = {goal.what: goal.bound for goal in GOALS if goal.unit == MB}
 
 
 def growth(results: Results) -> dict[str, list[Row]]:
-    """Return the bf16 rows of the commands that are drawn, by command, smallest first."""
+    """Return the rows over sizes of the commands that are drawn, by command, smallest first."""
     found: dict[str, list[Row]] = {}
     for what in STYLES:
-        rows = [
-            row
-            for row in results.rows
-            if row.what == what and row.dtype == "bf16" and row.section in ("bf16", "growth")
-        ]
+        rows = [row for row in results.rows if row.what == what and row.section == "growth"]
         if rows:
             found[what] = sorted(rows, key=lambda row: row.size)
     return found
@@ -54,11 +51,11 @@ def draw(results: Results, path: Path) -> None:
         right.plot(
             sizes, [row.ours.peak / 1e6 for row in of], color=colour, marker=marker, label=what
         )
-        if what in GOALS:
-            right.axhline(GOALS[what], color=colour, linestyle=":", alpha=0.8)
+        if what in MEMORY:
+            right.axhline(MEMORY[what], color=colour, linestyle=":", alpha=0.8)
             right.annotate(
                 f"goal for {what}",
-                (0.6, GOALS[what]),
+                (0.6, MEMORY[what]),
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
                 xytext=(2, 3),
@@ -68,7 +65,10 @@ def draw(results: Results, path: Path) -> None:
     copies = rows["sparsify"]
     sizes = [row.size / 1e9 for row in copies]
     left.plot(
-        sizes, [row.base.seconds.median for row in copies], "k--x", label="cp of the checkpoint"
+        sizes,
+        [row.base.seconds.median for row in copies],
+        "k--x",
+        label="cp + sync of the checkpoint",
     )
     right.plot(sizes, [row.base.peak / 1e6 for row in copies], "k--x")
     right.plot(

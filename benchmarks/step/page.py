@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks.report import spread_text, table
-from benchmarks.results import Spread
+from benchmarks.figures import Spread
+from benchmarks.goals import STEP
+from benchmarks.page import join, machine_table, spread_text, table, verdict
 
-__all__ = ["GOAL", "Case", "Held", "StepResults", "render"]
-
-GOAL = 1.05  # FrozenMask over plain
+__all__ = ["Case", "Held", "StepResults", "render"]
 
 NAMES = {"plain": "plain", "frozen": "FrozenMask", "pruned": "torch.nn.utils.prune"}
 
@@ -107,24 +106,21 @@ def render(results: StepResults) -> str:
     """Return the page."""
     cases = results.cases
     text = INTRODUCTION.format(zero=1 - results.kept, frozen=results.frozen)
-    parts = ["# A training step", "", text, f"## Goal: at most {GOAL:g} × the plain step", ""]
+    parts = ["# A training step", "", text, f"## Goal: {STEP.text}", ""]
     parts += [_goals(cases), "## Times", "", _times(cases), "## What freezing adds", ""]
     parts += [_profile(cases), "## What is held", "", _held(cases), "## Networks", ""]
-    parts += [_networks(cases), "## Machine", ""]
-    parts += [table(["", ""], [[k, v] for k, v in results.machine.items()])]
+    parts += [_networks(cases), *machine_table(results.machine)]
     parts += ["## How it was measured", "", METHOD.format(rounds=results.rounds)]
-    return "\n".join(parts).rstrip() + "\n"
+    return join(parts)
 
 
 def _goals(cases: list[Case]) -> str:
     rows = []
     for case in cases:
         found = case.ratio["frozen"]
-        met = "yes" if found.median <= GOAL else "**no**"
-        rows.append(
-            [case.network, case.optimizer, f"{_ratio(found)} × plain", f"≤ {GOAL:g} × plain", met]
-        )
-    return table(["network", "optimizer", "FrozenMask", "goal", "met"], rows)
+        row = [case.network, case.optimizer, _ratio(found), STEP.text, verdict(STEP.met(found))]
+        rows.append(row)
+    return table(["network", "optimizer", "FrozenMask, × plain", "goal", "met"], rows)
 
 
 def _times(cases: list[Case]) -> str:

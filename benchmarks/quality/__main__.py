@@ -4,8 +4,8 @@ Writes docs/quality.md, .json and .png. Networks trained in one file are compare
 networks trained each by itself, for as long in all, from the same dense checkpoint.
 
 Every figure goes into a file under build/quality as soon as it is there; a run that was interrupted
-goes on when it is started again. Several processes can work side by side, each on tasks and seeds
-of its own; `--render` makes the page of all their files. Start it in the repository's root; the
+continues when it is started again. Several processes can work side by side, each on other tasks or
+seeds; `--render` makes the page of all their files. Start it in the repository's root; the
 data must be there, as examples/fashion_mnist.py and examples/tiny_gpt.py tell.
 """
 
@@ -22,11 +22,13 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import options as shared
 from benchmarks.machine import describe_training
-from benchmarks.quality_page import render
-from benchmarks.quality_plot import draw
-from benchmarks.quality_records import Measurement, Records
-from benchmarks.quality_runs import (
+from benchmarks.page import write
+from benchmarks.quality.page import render
+from benchmarks.quality.plot import draw
+from benchmarks.quality.records import Measurement, Records
+from benchmarks.quality.runs import (
     NESTED,
     dense_start,
     measured_items,
@@ -35,7 +37,7 @@ from benchmarks.quality_runs import (
     steps_of,
     zeroed,
 )
-from benchmarks.quality_tasks import ALL_LEVELS, DENSE, TASKS, Task, quick
+from benchmarks.quality.tasks import ALL_LEVELS, DENSE, TASKS, Task, quick
 from elsa_cli import TrainOptions
 from elsa_cli.errors import Interrupted
 
@@ -124,7 +126,7 @@ def main() -> None:
     try:
         _run(_options())
     except (Interrupted, KeyboardInterrupt):
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command continues from here", file=sys.stderr)
         sys.exit(130)
 
 
@@ -141,13 +143,9 @@ def _run(options: argparse.Namespace) -> None:
         if options.task is not None or options.seed is not None:
             return  # the page is for all of them: --render
         records = _merged(parts)
-    if options.docs is None:
-        print(render(records))
-        return
-    options.docs.mkdir(parents=True, exist_ok=True)
-    records.save(options.docs / "quality.json")
-    (options.docs / "quality.md").write_text(render(records))
-    draw(records, options.docs / "quality.png")
+    write(options.docs, "quality", render(records), records)
+    if options.docs is not None:
+        draw(records, options.docs / "quality.png")
 
 
 def _measure(options: argparse.Namespace, tasks: Mapping[str, Task]) -> list[Path]:
@@ -204,19 +202,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--folder", type=Path, default=Path("build/quality"), help="[build/quality]"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of torch [1]")
-    parser.add_argument("--docs", type=Path, help="where the page goes [docs; none with --quick]")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch [1]")
     parser.add_argument("--render", action="store_true", help="only write the page")
-    parser.add_argument("--quick", action="store_true", help="a few epochs: does it run at all?")
-    options = parser.parse_args()
+    shared.add_docs(parser, "a few epochs")
+    options = shared.parse(parser)
     if options.threads < 1 or (options.seed is not None and options.seed < 0):
         parser.error("--threads counts from 1, --seed from 0")
     if options.quick and (options.render or options.task or options.seed or options.part):
         parser.error("--quick goes with --threads and --docs alone")
     if not options.render and options.part and len(options.part) > 1:
         parser.error("--part: figures go to one file")
-    if options.docs is None and not options.quick:
-        options.docs = Path("docs")
     return options
 
 

@@ -1,6 +1,6 @@
 """Training runs that are compared: plain, masked alone, nested.
 
-What is compared with is a loop of its own, with none of the package's training in it.
+The plain and masked networks are trained by a separate loop, without the package's training.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from benchmarks.quality_tasks import DENSE, LEVELS, Task
+from benchmarks.quality.tasks import DENSE, LEVELS, Task
 from elsa_cli import TrainOptions, evaluate, freeze_train, load_level, open_nested, sparsify
 from elsa_cli.models.recipe import Recipe
 
@@ -46,7 +46,7 @@ def options_of(task: Task, what: str) -> dict[str, Any]:
 
 
 def steps_of(task: Task, recipe: Recipe, epochs: float) -> int:
-    """Return the steps of so many epochs."""
+    """Return the steps of a number of epochs."""
     data: Any = recipe.train_data(0, 1)[0]
     return max(1, round(epochs * len(data)))
 

@@ -6,17 +6,10 @@ import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any
 
-__all__ = ["header", "mask_entropy"]
+from benchmarks.speed.header import read_header
 
-
-def header(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the header of a safetensors file and where its data begins."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        found: dict[str, Any] = json.loads(file.read(size))
-    return found, 8 + size
+__all__ = ["mask_entropy"]
 
 
 def mask_entropy(path: Path) -> float:
@@ -25,7 +18,7 @@ def mask_entropy(path: Path) -> float:
     Every weight belongs to one shell, the sparsest level, what the next one adds, …, or the dense
     remainder; a tensor's counts say how often each occurs.
     """
-    manifest = json.loads(header(path)[0]["__metadata__"]["elsa"])
+    manifest = json.loads(read_header(path)[0]["__metadata__"]["elsa"])
     total = 0.0
     for tensor in manifest["tensors"]:
         numel = math.prod(tensor["shape"])

@@ -1,4 +1,4 @@
-"""Measure what many small tensors cost: `python -m benchmarks.many_tensors`.
+"""Measure what many small tensors cost: `python -m benchmarks.speed.many_tensors`.
 
 Writes docs/many_tensors.md and docs/many_tensors.json. Every command runs on checkpoints of many
 matrices of 8x8, with short and with long names, and on one matrix of the same bytes.
@@ -7,27 +7,26 @@ matrices of 8x8, with short and with long names, and on one matrix of the same b
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import struct
 import sys
-import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks import options as shared
+from benchmarks.figures import Spread
 from benchmarks.machine import describe
-from benchmarks.measure import Command, rounds
-from benchmarks.report import spread_text, table
-from benchmarks.results import Spread
+from benchmarks.page import join, machine_table, spread_text, table, verdict, write
+from benchmarks.speed.header import encode_header
+from benchmarks.speed.processes import Command, rounds
 
 __all__ = ["ManyResults", "Measured", "main", "render"]
 
 TENSORS, QUICK = 30_000, 300
 SIDE = 8
 LEVELS = "0.5,0.9"
-FACTOR, EXTRA = 3, 5.0  # the goal: at most so many times the one tensor, and so many seconds
+FACTOR, EXTRA = 3, 5.0  # the goal: at most FACTOR times the one tensor, and EXTRA seconds
 
 NAMES: dict[str, Callable[[int], str]] = {
     "short": lambda n: f"m.{n}.w",
@@ -38,7 +37,7 @@ NAMES: dict[str, Callable[[int], str]] = {
 }
 
 INTRODUCTION = """\
-Written by `python -m benchmarks.many_tensors`; the figures behind it are in
+Written by `python -m benchmarks.speed.many_tensors`; the figures behind it are in
 [many_tensors.json](many_tensors.json). Every command runs on a checkpoint of {tensors:,} F32
 matrices of 8 × 8, once with short and once with long names, and on one of a single matrix of the
 same {megabytes:.2f} MB of weights.
@@ -46,12 +45,12 @@ same {megabytes:.2f} MB of weights.
 
 METHOD = """\
 - Every command is timed as a whole process, from start to exit, interpreter and imports included;
-  standard output and standard error go to files, so a table is written, and no bar is drawn.
+  standard output and standard error go to files, so a table is written and no bar is drawn.
 - The three checkpoints take turns. Rounds: {rounds}, and one before them that is not counted, so
   inputs lie in the page cache. Before every run the file system is synced. Tables show the median
   and, in brackets, smallest and largest.
 - Short names are such as `{short}`, long ones such as `{long}`.
-- `load_level` is the function, in an interpreter of its own, with arrays of numpy.
+- `load_level` is the function, called in a new interpreter, with arrays of numpy.
 - The levels are {levels}.
 """
 
@@ -145,38 +144,27 @@ def _load(path: str) -> Command:
 def main() -> None:
     """Measure, and write the page."""
     options = _options()
-    if options.folder is not None:
-        options.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="elsa-bench-", dir=options.folder) as folder:
-        results = ManyResults(describe(Path(folder)), options.rounds, options.tensors)
-        _measure(results, Path(folder), warm=not options.quick)
-    page = render(results)
-    if options.docs is None:
-        print(page)
-        return
-    options.docs.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(results), indent=1, ensure_ascii=False)
-    (options.docs / "many_tensors.json").write_text(text + "\n")
-    (options.docs / "many_tensors.md").write_text(page)
-    print(_goals(results))
+    with shared.scratch(options) as folder:
+        results = ManyResults(describe(folder), options.rounds, options.tensors)
+        _measure(results, folder, warm=not options.quick)
+    write(options.docs, "many_tensors", render(results), results)
+    if options.docs is not None:
+        print(_goals(results))
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.many_tensors", description=__doc__)
-    parser.add_argument(
-        "--folder", type=Path, default=Path(), help="where files are written and removed again"
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed.many_tensors", description=__doc__
     )
+    shared.add_folder(parser)
     parser.add_argument("--tensors", type=int, default=TENSORS, help=f"how many [{TENSORS}]")
     parser.add_argument("--rounds", type=int, default=3, help="rounds that count [3]")
-    parser.add_argument("--docs", type=Path, help="where the page goes [docs; none with --quick]")
-    parser.add_argument("--quick", action="store_true", help="few tensors: does it run at all?")
-    options = parser.parse_args()
+    shared.add_docs(parser, "few tensors")
+    options = shared.parse(parser)
     if options.rounds < 1 or options.tensors < 1:
         parser.error("--rounds and --tensors count from 1")
     if options.quick:
         options.tensors, options.rounds = min(options.tensors, QUICK), 1
-    elif options.docs is None:
-        options.docs = Path("docs")
     return options
 
 
@@ -200,15 +188,7 @@ def _measure(results: ManyResults, folder: Path, warm: bool) -> None:
 
 def _save(path: Path, shapes: dict[str, tuple[int, ...]], weights: array[float]) -> None:
     """Write F32 weights, dealt out to tensors in their order."""
-    header: dict[str, object] = {}
-    at = 0
-    for name, shape in shapes.items():
-        end = at + 4 * shape[0] * shape[1]
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, end]}
-        at = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + weights.tobytes())
+    path.write_bytes(encode_header(shapes, 4) + weights.tobytes())
 
 
 def render(results: ManyResults) -> str:
@@ -216,12 +196,12 @@ def render(results: ManyResults) -> str:
     megabytes = results.tensors * SIDE * SIDE * 4 / 1e6
     text = INTRODUCTION.format(tensors=results.tensors, megabytes=megabytes)
     goal = f"## Goal: at most {FACTOR} × the one tensor + {EXTRA:g} s"
-    parts = ["# Many small tensors", "", text, goal, "", _goals(results), "## Machine", ""]
-    parts += [table(["", ""], [[k, v] for k, v in results.machine.items()])]
+    parts = ["# Many small tensors", "", text, goal, "", _goals(results)]
+    parts += machine_table(results.machine)
     examples = {name: of(results.tensors - 1) for name, of in NAMES.items()}
     method = METHOD.format(rounds=results.rounds, levels=LEVELS.replace(",", " and "), **examples)
     parts += ["## How it was measured", "", method]
-    return "\n".join(parts).rstrip() + "\n"
+    return join(parts)
 
 
 def _goals(results: ManyResults) -> str:
@@ -234,7 +214,7 @@ def _goals(results: ManyResults) -> str:
         for spread in c.many.values():
             row += [spread_text(spread), f"{spread.median / c.one.median:.1f}"]
         met = all(spread.median <= c.limit for spread in c.many.values())
-        rows.append([*row, f"≤ {c.limit:.2f} s", "yes" if met else "**no**"])
+        rows.append([*row, f"≤ {c.limit:.2f} s", verdict(met)])
     return table([*head, "goal", "met"], rows)
 
 

@@ -15,7 +15,7 @@ __all__ = ["ALL_LEVELS", "DENSE", "LEVELS", "TASKS", "Task", "quick"]
 LEVELS = ("0.95", "0.9", "0.7", "0.5")
 DENSE = "dense"
 ALL_LEVELS = (*LEVELS, DENSE)
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.results import Spread, Timing
-
-__all__ = ["Command", "Failed", "Run", "floor", "pairs", "rounds", "run_once", "timing"]
+__all__ = ["Command", "Failed", "Run", "floor", "rounds", "run_once"]
 
 
 class Failed(Exception):
@@ -43,10 +41,21 @@ class Command:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: wall and CPU seconds, peak bytes, bytes read and written, standard output."""
+    """One run.
+
+    Attributes:
+        seconds: Wall time.
+        user: User CPU seconds of the process and of the children it waited for.
+        system: System CPU seconds of the same.
+        peak: Largest resident set, bytes.
+        read: Bytes it asked to read; None where the system does not tell.
+        written: Bytes of its outputs.
+        stdout: Its standard output.
+    """
 
     seconds: float
-    cpu: float
+    user: float
+    system: float
     peak: int
     read: int | None
     written: int
@@ -90,7 +99,8 @@ def run_once(command: Command) -> Run:
             )
         return Run(
             seconds=seconds,
-            cpu=usage.ru_utime + usage.ru_stime,
+            user=usage.ru_utime,
+            system=usage.ru_stime,
             peak=usage.ru_maxrss * 1024,
             read=read,
             written=sum(path.stat().st_size for path in command.outputs),
@@ -111,29 +121,13 @@ def rounds(commands: Sequence[Command], runs: int, warm: bool = True) -> list[li
     done: list[list[Run]] = [[] for _ in commands]
     for number in range(-1 if warm else 0, runs):
         order = range(len(commands)) if number % 2 == 0 else reversed(range(len(commands)))
-        for at in order:
-            run = run_once(commands[at])
+        for which in order:
+            run = run_once(commands[which])
             if number >= 0:
-                done[at].append(run)
-            if number < runs - 1 or not commands[at].keep:
-                _remove(commands[at])
+                done[which].append(run)
+            if number < runs - 1 or not commands[which].keep:
+                _remove(commands[which])
     return done
-
-
-def timing(runs: Sequence[Run]) -> Timing:
-    """Summarise the runs of one command."""
-    reads = [run.read for run in runs if run.read is not None]
-    return Timing(
-        seconds=Spread.of(run.seconds for run in runs),
-        cpu=Spread.of(run.cpu for run in runs).median,
-        peak=max(run.peak for run in runs),
-        read=int(Spread.of(reads).median) if reads else None,
-    )
-
-
-def pairs(ours: Sequence[Run], base: Sequence[Run]) -> Spread:
-    """Return the ratio of wall times, round by round."""
-    return Spread.of(a.seconds / b.seconds for a, b in zip(ours, base, strict=True))
 
 
 def _remove(command: Command) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality_page import METHODS
-from benchmarks.quality_records import Records
-from benchmarks.quality_tasks import ALL_LEVELS, TASKS, Task
+from benchmarks.quality.page import METHODS
+from benchmarks.quality.records import Records
+from benchmarks.quality.tasks import ALL_LEVELS, TASKS, Task
 
 __all__ = ["draw"]
 

@@ -1,4 +1,4 @@
-"""Count the weights in which two checkpoints differ: `python -m benchmarks.compare A B`.
+"""Count the weights in which two checkpoints differ: `python -m benchmarks.speed.compare A B`.
 
 The two zeros count as equal, since peers do not keep the sign of a zero.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.entropy import header
+from benchmarks.speed.header import read_header
 
 __all__ = ["differing"]
 
@@ -26,7 +26,7 @@ def differing(one: Path, other: Path) -> int:
     Raises:
         ValueError: They do not.
     """
-    (first, base), (second, shift) = header(one), header(other)
+    (first, base), (second, shift) = read_header(one), read_header(other)
     if first.keys() - {"__metadata__"} != second.keys() - {"__metadata__"}:
         raise ValueError("the files hold other tensors")
     a, b = np.memmap(one, np.uint8, "r"), np.memmap(other, np.uint8, "r")
@@ -36,10 +36,10 @@ def differing(one: Path, other: Path) -> int:
             continue
         (begin, end), kind = info["data_offsets"], BITS[info["dtype"]]
         start = second[name]["data_offsets"][0]
-        for at in range(0, end - begin, PIECE):
-            n = min(PIECE, end - begin - at)
-            x = np.array(a[base + begin + at : base + begin + at + n]).view(kind)
-            y = np.array(b[shift + start + at : shift + start + at + n]).view(kind)
+        for done in range(0, end - begin, PIECE):
+            n = min(PIECE, end - begin - done)
+            x = np.array(a[base + begin + done : base + begin + done + n]).view(kind)
+            y = np.array(b[shift + start + done : shift + start + done + n]).view(kind)
             total += _differ(x, y)
     return total
 
