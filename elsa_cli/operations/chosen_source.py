@@ -10,12 +10,12 @@ import numpy as np
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.source import NestedSource, Piece
 from elsa_cli.core.batch import Batch, batches
-from elsa_cli.core.bits import Bytes, pack_bits
+from elsa_cli.core.bits import Bytes
 from elsa_cli.core.level import Level
 from elsa_cli.core.work import Progress, Scratch, chunk_of
 from elsa_cli.selection.masks import Choice, Rule, Traits, choose
 from elsa_cli.selection.scan import Piece as Scanned
-from elsa_cli.selection.scan import Scorer
+from elsa_cli.selection.scores import Scorer
 from elsa_cli.storage.container import Container, TensorInfo, TensorSpec
 from elsa_cli.storage.source import Extent
 
@@ -115,7 +115,7 @@ class ChosenSource(NestedSource):
         found: list[list[Bytes]] = []
         for tensor in range(batch.first, batch.rows.stop):
             for part, scanned in self._scanned[tensor]:
-                found.append(self._masks(part, scanned, scratch))
+                found.append([mask.copy() for mask in self._masks(part, scanned, scratch)])
                 bits = self._choice.bits(part, scanned, scratch).view(np.uint8)
                 raw[done : done + bits.size] = bits
                 done += bits.size
@@ -123,8 +123,8 @@ class ChosenSource(NestedSource):
         yield Piece(batch, cells, masks)
 
     def _masks(self, part: int, scanned: Scanned, scratch: Scratch) -> list[Bytes]:
-        finite = self._choosing.finite
-        return [pack_bits(mask) for mask in self._choice.masks(part, scanned, scratch, finite)]
+        masks, _ = self._choice.packed(part, scanned, scratch, self._choosing.finite)
+        return masks
 
     def per_level(self, level: Level) -> Mapping[str, bytes]:
         """Return nothing: no tensor differs by level yet."""

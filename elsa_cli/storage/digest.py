@@ -8,12 +8,12 @@ over everything; its blocks can be computed in any order. It is no defence again
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from elsa_cli.core.batch import Batch
+from elsa_cli.core.checksum import crc32
 from elsa_cli.core.work import Progress, Scratch, no_progress, run
 
 __all__ = ["BLOCK", "Digests", "digest_memory", "digest_ranges"]
@@ -44,7 +44,7 @@ class Digests:
         while done < len(data):
             block, skip = divmod(offset + done, BLOCK)
             some = data[done : done + BLOCK - skip]
-            sums[block] = zlib.crc32(some, int(sums[block]))
+            sums[block] = crc32(some, int(sums[block]))
             done += len(some)
 
     def take(self, batch: Batch, data: memoryview) -> None:

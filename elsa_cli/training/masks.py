@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from elsa_cli.checkpoint.opening import open_plain
+from elsa_cli.core.bits import unpack_bits
 from elsa_cli.core.level import Level
 from elsa_cli.core.work import Scratch, run
 from elsa_cli.errors import Quantised, UsageError
@@ -176,8 +177,9 @@ def _owners(
     def work(item: Any, scratch: Scratch) -> None:
         part, piece = item
         owner = owners[piece.tensor.name][piece.start : piece.start + piece.count]
-        for mask in choice.masks(part, piece, scratch):
-            owner += ~mask
+        masks, _ = choice.packed(part, piece, scratch)
+        for packed in masks:
+            owner += ~unpack_bits(packed, piece.count)
 
     run(choice.pieces(), work, Scratch, threads)
     return owners
