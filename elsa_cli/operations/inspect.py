@@ -28,7 +28,7 @@ from elsa_cli.core.work import (
 from elsa_cli.selection.roles import tell
 from elsa_cli.storage.container import Container
 
-__all__ = ["InspectReport", "LevelInfo", "TensorDetail", "inspect"]
+__all__ = ["InspectReport", "LevelInfo", "TensorDetail", "describe", "inspect"]
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,11 @@ def inspect(
     with open_any(checkpoint) as opened:
         if isinstance(opened, Container):
             return _plain(opened, threads or default_threads(), progress)
-        return _with_levels(opened)
+        return describe(opened)
 
 
-def _with_levels(reader: Reader) -> InspectReport:
+def describe(reader: Reader) -> InspectReport:
+    """Describe an open nested or packed checkpoint; see `inspect`. Only its header is read."""
     manifest = reader.manifest
     entries = {t.name: t for t in manifest.tensors}
     told = tell(tuple(reader.tensors.values())).told

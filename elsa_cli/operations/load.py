@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.opening import open_nested as open_reader
+from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.core.batch import Batch
 from elsa_cli.core.bits import Bools, unpack_bits
 from elsa_cli.core.closing import Closing
@@ -33,15 +34,15 @@ class NestedCheckpoint(Closing):
     """An open nested or packed checkpoint; reads what is asked for, when it is asked for.
 
     Args:
-        path: The file.
+        source: Its path; or a reader that is open already, which is closed with this object.
 
     Raises:
         InputError: It cannot be used.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, source: str | os.PathLike[str] | Reader) -> None:
         """Open the file and check its header."""
-        self._reader = open_reader(path)
+        self._reader = source if isinstance(source, Reader) else open_reader(source)
         self._entry = {t.name: at for at, t in enumerate(self._reader.manifest.tensors)}
 
     @property

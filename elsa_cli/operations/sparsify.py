@@ -14,12 +14,13 @@ from elsa_cli.core.level import DENSE, Level, parse_levels
 from elsa_cli.core.work import Progress, default_threads, no_progress
 from elsa_cli.errors import NothingToDo, UsageError
 from elsa_cli.operations.architecture import classes_beside
-from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role, left_rows, method_of
+from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role, left_rows
 from elsa_cli.operations.chosen_source import Choosing, ChosenSource
 from elsa_cli.operations.output_names import nested_path
 from elsa_cli.selection.concerns import concerns
 from elsa_cli.selection.eligible import Wanted, eligible_tensors
 from elsa_cli.selection.masks import Rule, Traits
+from elsa_cli.selection.method import method_of
 from elsa_cli.selection.orientation import parse_dims
 from elsa_cli.sparsifiers import bind
 from elsa_cli.storage.output import OutputFile, Policy

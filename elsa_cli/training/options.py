@@ -1,4 +1,4 @@
-"""The options of a training, and what they mean for each level."""
+"""The options of a training, and their values for each level."""
 
 from __future__ import annotations
 
@@ -23,30 +23,31 @@ class TrainOptions:
     """How levels are trained.
 
     Attributes:
-        epochs: Passes over the data, one value or one a level, sparsest first and dense last.
-        steps: Steps of the optimizer instead.
-        lr: Learning rate at the beginning. One value: of the joint phase, and levels that follow
-            one begin at a third of it. One a level: of each level. None for the optimizer's
-            default.
+        epochs: Passes over the data for each level: one value for all, or one a level, sparsest
+            first and dense last.
+        steps: Optimizer steps for each level, instead of `epochs`.
+        lr: Learning rate at the beginning. With one value the joint phase begins at it, and the
+            levels after a joint phase begin at a third of it. With one value a level, each level
+            begins at its value. None for the optimizer's default.
         optimizer: `sgd`, `adamw` or `recipe`; None for the recipe's if it has one, else adamw.
-        momentum: Of sgd.
-        weight_decay: Of tensors of two or more dimensions; vectors have none.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of tensors of two or more dimensions; vectors have none.
         schedule: `cosine` (to zero at the end of each level), `constant` or `recipe`.
-        init: What a shell begins with: `keep` the checkpoint's values, or `zero`.
+        init: Values that a shell begins with: `keep` the checkpoint's values, or `zero`.
         norm: `per-level`: each level trains its own biases and norms; `shared`: the first level
-            trains them for all; `recalibrate`: shared, but running statistics are estimated anew
+            trains them for all; `recalibrate`: shared, but running statistics are estimated again
             for each level.
         precision: `fp32`, or `bf16` for autocast; stored and master weights do not depend on it.
-        seed: Of everything random.
+        seed: Seed for everything random.
         compile: Use `torch.compile`.
         accumulate: Batches whose gradients are added up for one step.
         clip_norm: Largest norm of the gradient, or None.
-        joint_epochs: Passes before the first freeze in which each step draws a level. None: four
-            fifths of what the levels are given are spent there instead.
-        joint_lr: Learning rate of the joint phase, if it is not `lr`, or the largest of them.
+        joint_epochs: Passes before the first freeze in which each step trains one level, drawn at
+            random. None: four fifths of the steps of every level are spent there instead.
+        joint_lr: Learning rate of the joint phase; None for `lr`, or the largest value of it.
         reselect: Choose the masks again after the joint phase.
         save_every: Steps between saves; None: every ten minutes. Each level's end is saved too.
-        freeze: Whether done levels are frozen; only the benchmarks leave that out.
+        freeze: Whether finished levels are frozen; only the benchmarks turn that off.
     """
 
     epochs: tuple[float, ...] | None = None

@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_save(server: Server, tmp_pat
     write_recipe(tmp_path)  # mended
     again = server.run(*line, "--resume", cwd=tmp_path)
     assert again.code == 0, again.err
-    assert "going on from the save at step 10 of 40" in again.err
+    assert "continuing from the save at step 10 of 40" in again.err
     assert "the recipe has changed since the save" in again.err
     whole = server.run(*line, "-o", "whole", cwd=tmp_path)
     assert whole.code == 0

@@ -80,7 +80,7 @@ def test_a_process_that_dies_ends_the_run_and_it_can_be_resumed(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
     again = torchrun("-o", "out", "--save-every", "3", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "going on from the save at step" in again.stderr
+    assert "continuing from the save at step" in again.stderr
     whole = torchrun("-o", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
@@ -94,7 +94,7 @@ def test_a_signal_to_one_stops_all_and_saves(tmp_path: Path) -> None:
     errors = {line for line in done.stderr.splitlines() if line.startswith("Error: ")}
     assert errors == {
         "Error: interrupted after 11 of 36 steps, which are saved in out.resume; the same command "
-        "with --resume goes on from there"
+        "with --resume continues from there"
     }
     assert (tmp_path / "out.resume").exists()
 
@@ -127,7 +127,7 @@ def test_another_number_of_processes_goes_on(first: int, server: Server, tmp_pat
     done, total = {1: (5, 36), 2: (22, 72)}[first]
     assert (
         f"processes was {first}, is {3 - first}: the bits may not be those of a run without "
-        f"interruption\ngoing on from the save at step {done} of {total}\n"
+        f"interruption\ncontinuing from the save at step {done} of {total}\n"
     ) in went_on
     assert verify(tmp_path / "out").ok
     assert not (tmp_path / "out.resume").exists()

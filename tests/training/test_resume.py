@@ -22,7 +22,7 @@ def state() -> dict[str, Any]:
     payload = torch.tensor([0x7FC0_1234, -(2**31)], dtype=torch.int32).view(torch.float32)
     return {
         "phase": 2,
-        "place": [3, 0, 3],
+        "position": [3, 0, 3],
         "values": {
             "w": payload,
             "b": torch.tensor([1.5], dtype=torch.bfloat16),
@@ -51,7 +51,7 @@ def test_a_save_is_read_as_it_was_written(tmp_path: Path) -> None:
     for group in ("values", "owner"):
         assert list(found[group]) == list(wanted[group])
         assert all(same(found[group][n], t) for n, t in wanted[group].items())
-    for name in ("phase", "place", "reports", "mark"):
+    for name in ("phase", "position", "reports", "mark"):
         assert found[name] == wanted[name]
     assert found["live"]["optimizer"]["state"][0]["step"].item() == 1.0
 
@@ -80,7 +80,7 @@ def test_a_left_over_save_is_not_thrown_away(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         saves.refuse_leftover()
     assert str(caught.value) == (
-        f"{saves.path}: is the save of an interrupted run; add --resume to go on with it, or "
+        f"{saves.path}: is the save of an interrupted run; add --resume to continue it, or "
         "delete it"
     )
     assert saves.exists
@@ -94,7 +94,7 @@ def test_the_save_of_another_run_says_what_differs(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{tmp_path}/out.safetensors.resume: is the save of another run: --lr was (0.1,), is "
         "(0.2,); --threads was None, is 2; checkpoint was abc, is None; use the same options, or "
-        "delete it to begin anew"
+        "delete it to start again"
     )
     assert caught.value.exit_code == 2
 
@@ -144,7 +144,9 @@ def test_a_save_of_another_version(tmp_path: Path) -> None:
 def test_a_file_that_is_no_save(damage: bytes, tmp_path: Path) -> None:
     saves = saved(tmp_path)
     Path(saves.path).write_bytes(damage)
-    with pytest.raises(InputError, match=r"resume: cannot be read \(.*\); delete it to begin anew"):
+    with pytest.raises(
+        InputError, match=r"resume: cannot be read \(.*\); delete it to start again"
+    ):
         saves.read()
 
 
