@@ -10,7 +10,7 @@ from elsa_cli.checkpoint.manifest import Entry
 from elsa_cli.checkpoint.names import content_hashes
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.core.level import DENSE, Level, parse_levels
-from elsa_cli.errors import NothingToDo, UsageError
+from elsa_cli.errors import Call, NothingToDo, Param, UsageError, Words
 from elsa_cli.models.architecture import roles_of
 from elsa_cli.models.device import Device, pick_device, repeatable, threads_in_use
 from elsa_cli.models.distributed import Group
@@ -166,7 +166,7 @@ def freeze_train(
         source = _source(checkpoint, network, levels, Wanted(include, exclude, roles))
         left, warnings = _choice_of(source)
         for line in warnings:
-            watcher.noted(f"Warning: {line}")
+            watcher.noted(Words("Warning: {}", line))
         name = loaded.path if checkpoint is None else os.fspath(checkpoint)
         carried = network.match(source.nested.values, source.nested.owner, name)
         for tensor in carried:
@@ -213,17 +213,30 @@ def _source(
         assert checkpoint is not None
         if wanted_tensors != Wanted():
             raise UsageError(
-                "--include, --exclude and --role choose what is sparsified first",
-                hint="add --levels",
+                Words(
+                    "{}, {} and {} choose what is sparsified first",
+                    Param("include"),
+                    Param("exclude"),
+                    Param("roles"),
+                ),
+                hint=Words("add {}", Param("levels")),
             )
         if levels is not None:
-            raise UsageError("has its levels already", file=checkpoint, hint="leave out --levels")
+            raise UsageError(
+                "has its levels already",
+                file=checkpoint,
+                hint=Words("leave out {}", Param("levels")),
+            )
         return from_nested(checkpoint)
     if levels is None:
         raise UsageError(
             "a checkpoint without masks needs levels" if checkpoint else "a new model needs levels",
             file=checkpoint,
-            hint="add --levels, such as 0.5,0.7,0.9, or choose masks with `elsa sparsify` first",
+            hint=Words(
+                "add {}, such as 0.5,0.7,0.9, or choose masks with {} first",
+                Param("levels"),
+                Call("sparsify"),
+            ),
         )
     wanted = tuple(level for level in parse_levels(levels) if level != DENSE)
     if not wanted:
@@ -263,10 +276,13 @@ def _saves(
     """Return where the run is saved; nowhere if the output is a stream."""
     if output == "-":
         if resume:
-            raise UsageError("a run into standard output has no save", hint="name a file with -o")
+            raise UsageError(
+                "a run into standard output has no save",
+                hint=Words("name a file with {}", Param("output")),
+            )
         return None
-    facts = {f"--{k.replace('_', '-')}": str(v) for k, v in options.as_fields().items()}
-    facts |= {f"--set {k}": str(v) for k, v in recipe.settings.items()}
+    facts = {name: str(value) for name, value in options.as_fields().items()}
+    facts |= {f"setting {name}": str(value) for name, value in recipe.settings.items()}
     facts["checkpoint"] = digest_of(source.nested)
     machine = {
         "processes": str(group.size),

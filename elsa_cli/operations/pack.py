@@ -18,7 +18,7 @@ from elsa_cli.core.batch import Batch
 from elsa_cli.core.bits import Bytes
 from elsa_cli.core.level import DENSE, Level, parse_levels
 from elsa_cli.core.work import Progress, Scratch, default_threads, no_progress, run
-from elsa_cli.errors import NothingToDo, UsageError
+from elsa_cli.errors import Call, NothingToDo, Param, UsageError, Words
 from elsa_cli.foreign.bundle import Bundle
 from elsa_cli.operations.output_names import packed_path, unpacked_path
 from elsa_cli.storage.output import OutputFile, Policy, copy_steps
@@ -94,7 +94,10 @@ def pack(
         source: NestedReader | Bundle
         if single or len(paths) == 1:
             if named is not None:
-                raise UsageError("a nested checkpoint has its levels", hint="leave out --levels")
+                raise UsageError(
+                    "a nested checkpoint has its levels",
+                    hint=Words("leave out {}", Param("levels")),
+                )
             source = _nested(stack.enter_context(open_nested(paths[0])))
         else:
             files = [stack.enter_context(open_plain(path)) for path in paths]
@@ -108,7 +111,9 @@ def pack(
 def _nested(reader: Reader) -> NestedReader:
     if isinstance(reader, NestedReader):
         return reader
-    raise NothingToDo("is packed already", file=reader.path, hint="--unpack undoes it")
+    raise NothingToDo(
+        "is packed already", file=reader.path, hint=Words("{} turns it back", Call("unpack"))
+    )
 
 
 def _report(output: str, manifest: Manifest, paths: Sequence[str | os.PathLike[str]]) -> PackReport:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Call, UsageError, Words
 from elsa_cli.selection.naming import Name, Siblings, parent
 from elsa_cli.selection.roles import Roles, matching
 from elsa_cli.storage.container import TensorInfo
@@ -99,7 +99,7 @@ def input_dims(
         if not meant:
             raise UsageError(
                 f"the group dimension of {pattern!r} is given, which matches no prunable tensor",
-                hint="`elsa inspect` lists the names",
+                hint=Words("{} lists the names", Call("inspect")),
             )
         asked |= dict.fromkeys(meant, dim)
     mlx = _is_mlx(tensors, metadata or {})

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from elsa_cli.core.bits import Bools
 from elsa_cli.core.dtypes import Bits
 from elsa_cli.core.level import Level
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 from elsa_cli.selection.scan import position_hash
 
 __all__ = ["fits_group", "group_masks", "group_step", "keep_of"]
@@ -35,7 +35,7 @@ def keep_of(level: Level, group: int) -> int:
     if keep.denominator != 1:
         raise UsageError(
             f"level {level} does not keep a whole number of {group} weights",
-            hint=f"with --group {group} a level is a multiple of 1/{group}",
+            hint=Words("with {} a level is a multiple of 1/{}", Param("group", group), group),
         )
     return int(keep)
 

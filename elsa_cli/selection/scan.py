@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from elsa_cli.core.dtypes import DTYPES, Bits, DType
 from elsa_cli.core.floats import widen
 from elsa_cli.core.work import Scratch, chunk_of, spans
-from elsa_cli.errors import NonFinite
+from elsa_cli.errors import Call, NonFinite, Param, Words
 from elsa_cli.selection.rows import Champions, make_room
 from elsa_cli.selection.scaled import Factors
 from elsa_cli.storage.container import Container, TensorInfo
@@ -218,5 +218,9 @@ class Scan:
                 "has NaN or infinity among its weights",
                 file=self.container.path,
                 tensor=piece.tensor.name,
-                hint="leave it out with --exclude, or rank them highest with --allow-nonfinite",
+                hint=Words(
+                    "leave it out with {}, or rank them highest with {}",
+                    Param("exclude"),
+                    Call("sparsify", Param("allow_nonfinite", True)),
+                ),
             )

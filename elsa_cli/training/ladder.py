@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from elsa_cli.core.level import DENSE, Level
-from elsa_cli.errors import FrozenChanged, NonFiniteLoss, UsageError
+from elsa_cli.errors import FrozenChanged, NonFiniteLoss, Param, UsageError, Words
 from elsa_cli.models.network import Network, tied_names
 from elsa_cli.models.tensors import State, choose_bits, is_finite, same_bits
 from elsa_cli.training.freeze import FrozenMask
@@ -80,7 +80,7 @@ class Ladder:
                 raise UsageError(
                     f"is one tensor under the names {', '.join(names)}, but their masks differ",
                     tensor=first,
-                    hint="sparsify again with --exclude for these names",
+                    hint=Words("sparsify again with {} for these names", Param("exclude")),
                 )
         known = network.slots.keys() & nested.values.keys()
         vectors = [n for n in network.vectors(nested.owner) if n in known]
@@ -179,7 +179,7 @@ class Ladder:
                     f"has NaN or infinite values in {tensor.dtype} after level "
                     f"{self.stages[stage]}",
                     tensor=name,
-                    hint="lower --lr, or store the checkpoint in a wider dtype",
+                    hint=Words("lower {}, or store the checkpoint in a wider dtype", Param("lr")),
                 )
 
     def _check_frozen(self, found: State, stage: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 from elsa_cli.training.optimizing import DEFAULT_LR, optimizer_name
 from elsa_cli.training.options import each_level
 from elsa_cli.training.stepping import Setup
@@ -13,7 +13,7 @@ from elsa_cli.training.stepping import Setup
 __all__ = ["DEFAULT_EPOCHS", "JOINT_SHARE", "REFINE", "Phase", "plan"]
 
 DEFAULT_EPOCHS = 5.0
-JOINT_SHARE = 0.8  # of the steps, where --joint-epochs does not say
+JOINT_SHARE = 0.8  # of the steps, where `joint_epochs` does not say
 REFINE = 1 / 3  # of the learning rate: with what levels begin that the joint phase has trained
 
 
@@ -56,7 +56,7 @@ def plan(setup: Setup, per_epoch: Callable[[], int | None]) -> list[Phase]:
                 raise UsageError(
                     "the recipe's train_data has no length, so an epoch cannot be counted",
                     file=setup.recipe.path,
-                    hint="use --steps",
+                    hint=Words("use {}", Param("steps")),
                 )
             known.append(found)
         return max(1, round(epochs * known[0]))

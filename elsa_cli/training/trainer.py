@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from elsa_cli.core.level import parse_level
-from elsa_cli.errors import Interrupted, NonFiniteLoss
+from elsa_cli.errors import Interrupted, NonFiniteLoss, Param, Words
 from elsa_cli.models.data import Place, Stream
 from elsa_cli.models.seeds import seed_everything, seed_of
 from elsa_cli.training.diagnosis import why_not_finite
@@ -197,7 +197,7 @@ class Trainer:
         if not math.isfinite(loss):
             hint = why_not_finite(self.setup.ladder.nested, place.step)
             if self._saves is not None and self._saves.exists:
-                hint += f"; what was saved before is in {self._saves.path}"
+                hint = Words("{}; what was saved before is in {}", hint, self._saves.path)
             raise NonFiniteLoss(
                 f"the loss is {loss} at step {place.step:,} of {self._title(number)}",
                 file=self.setup.recipe.path,
@@ -302,5 +302,5 @@ class Trainer:
         return Interrupted(
             f"interrupted after {done}, which are saved in {self._saves.path}",
             stop.number or signal.SIGTERM,
-            hint="the same command with --resume goes on from there",
+            hint=Words("start it again with {} to continue from there", Param("resume", True)),
         )

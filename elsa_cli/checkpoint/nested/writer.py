@@ -16,7 +16,7 @@ from elsa_cli.core.bits import (
 )
 from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.core.level import Level
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 from elsa_cli.storage.container import (
     MAX_HEADER,
     Container,
@@ -83,7 +83,8 @@ class NestedWriter:
         # A Huffman code takes at least a bit for each byte of mask, base64 a third more.
         if draft.masks == "header" and raw // 8 * 4 // 3 > MAX_HEADER:
             raise UsageError(
-                f"masks of {raw:,} bytes do not fit a header", hint="use --masks tensors"
+                f"masks of {raw:,} bytes do not fit a header",
+                hint=Words("use {}", Param("masks", "tensors")),
             )
         self._memory: list[bytearray] | None = None
         if draft.masks == "header" or (draft.masks == "auto" and raw <= MASKS_IN_MEMORY):
