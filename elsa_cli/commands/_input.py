@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import escape, glob
 
-from elsa_cli.errors import ElsaError, InputError, OutputError, UsageError
+from elsa_cli.errors import ElsaError, InputError, MissingFile, OutputError, UsageError
 from elsa_cli.ui import Screen, listed
 
 __all__ = ["Input", "open_input", "open_optional"]
@@ -98,7 +98,7 @@ def _existing(path: str, origin: str | None = None) -> str:
     if os.path.isdir(path):
         raise InputError("is a folder", file=path, hint=origin or "name the safetensors file in it")
     if not os.path.exists(path):
-        raise InputError("does not exist", file=path, hint=origin)
+        raise MissingFile("does not exist", file=path, hint=origin)
     return path
 
 

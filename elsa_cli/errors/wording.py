@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-__all__ = ["Call", "Param", "Words", "spelled"]
+__all__ = ["Call", "Param", "Words"]
 
 UNSAID: Any = object()
 
@@ -128,8 +128,3 @@ class Words(str):
     def spelled(self, spell: Callable[[Param | Call], str]) -> str:
         """Return the text, in which parameters and functions are spelled as `spell` says."""
         return "".join(part if isinstance(part, str) else spell(part) for part in self.parts)
-
-
-def spelled(text: str, spell: Callable[[Param | Call], str]) -> str:
-    """Return a text, in which parameters are spelled as `spell` says if it names any."""
-    return text.spelled(spell) if isinstance(text, Words) else text
