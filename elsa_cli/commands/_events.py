@@ -26,7 +26,7 @@ class ScreenWatcher(Watcher, Closing):
         line: The line on the screen that says where the training is.
         spell: Spells parameters that a note names as options.
         log: The log's path, or None.
-        log_every: Also write a line every so many steps, or None.
+        log_every: Steps after which a line is also written, or None.
     """
 
     def __init__(

@@ -174,10 +174,10 @@ def command(
 ) -> None:
     """Train the levels of NESTED one by one, from the sparsest to dense.
 
-    A finished level is frozen: its weights never change again, not by a single bit. So every level of the output is the network that its
-    stage ended with. NESTED may also be a plain checkpoint with --levels. With --levels and
-    no checkpoint, the recipe's new model is trained. An interrupted run continues with --resume and
-    ends with the same bits.
+    A finished level is frozen: its weights never change again, not by a single bit. So every level
+    of the output is the network that its stage ended with. NESTED may also be a plain checkpoint
+    with --levels. With --levels and no checkpoint, the recipe's new model is trained. An
+    interrupted run continues with --resume and ends with the same bits.
 
     \b
     Example:
