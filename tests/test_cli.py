@@ -27,7 +27,7 @@ def test_commands_are_the_files() -> None:
         command = cli.get_command(context, name)
         assert command is not None
         assert command.name == name
-    assert cli.get_command(context, "_common") is None
+    assert cli.get_command(context, "_options") is None
     assert cli.get_command(context, "nonsense") is None
 
 

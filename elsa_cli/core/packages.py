@@ -9,13 +9,14 @@ from elsa_cli.errors import MissingPackage, Words
 __all__ = ["require"]
 
 
-def require(package: str, extra: str, instead: str = "") -> None:
+def require(package: str, extra: str, *, who: str = "this needs", instead: str = "") -> None:
     """Import a package, which need not be installed.
 
     Args:
         package: Its name.
         extra: The extra of this project that installs it.
-        instead: What else the user can do.
+        who: What needs it, for the error.
+        instead: What else the user can do, for the error.
 
     Raises:
         MissingPackage: It is not installed, or cannot be imported.
@@ -24,6 +25,6 @@ def require(package: str, extra: str, instead: str = "") -> None:
         import_module(package)
     except ImportError as error:
         raise MissingPackage(
-            f"{package} is needed, and it is not installed",
+            f"{who} {package}, which is not installed",
             hint=Words("pip install 'elsa-cli[{}]'{}", extra, ", or " + instead if instead else ""),
         ) from error

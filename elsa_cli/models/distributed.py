@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from elsa_cli.errors import Call, FrozenChanged, Param, PeerLost, PeerSilent, TrainingError, Words
+from elsa_cli.errors import FrozenChanged, Param, PeerLost, PeerSilent, TrainingError, Words
 from elsa_cli.models.tensors import to_bytes
 
 __all__ = ["Group", "is_peer_error", "local_rank", "world_size"]
@@ -95,9 +95,7 @@ class Group:
             text = str(error).split("\n")[0]
             raise TrainingError(
                 f"the {self.size} processes do not find each other: {text}",
-                hint=Words(
-                    "let one torchrun start all of them, each with {}", Call("freeze_train")
-                ),
+                hint="start them with `torchrun --nproc-per-node N …`",
             ) from error
 
     @property

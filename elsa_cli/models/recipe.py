@@ -189,9 +189,14 @@ class Recipe:
             )
         if isinstance(error, torch.OutOfMemoryError):
             text = text.split(". ")[0]
-            hint = Words(
-                "use smaller batches and {}, or {}", Param("accumulate"), Param("precision", "bf16")
-            )
+            hint = {
+                "loss": Words(
+                    "use smaller batches and {}, or {}",
+                    Param("accumulate"),
+                    Param("precision", "bf16"),
+                ),
+                "evaluate": "use smaller batches",
+            }.get(name)
             return RecipeError(f"{name}: {text}", file=place, hint=hint)
         return RecipeError(f"{name}: {type(error).__name__}: {text}", file=place)
 

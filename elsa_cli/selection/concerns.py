@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from elsa_cli.core.level import Level
-from elsa_cli.errors import Param, Words
+from elsa_cli.errors import Call, Param, Words
 from elsa_cli.selection.eligible import Eligible
 from elsa_cli.text import counted, listed
 
@@ -55,7 +55,7 @@ def concerns(levels: Sequence[Level], entries: Sequence[Counted], eligible: Elig
                     level,
                     counted(len(dead), "tensor"),
                     listed(dead),
-                    Param("scope", "layer"),
+                    Call("sparsify", Param("scope", "layer")),
                 )
             )
         rich = [

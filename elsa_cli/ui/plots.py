@@ -31,7 +31,7 @@ def check_plot(path: str) -> None:
             "is not a supported picture format", file=path, hint=f"use {', '.join(ENDINGS)}"
         )
     Policy().check(path)
-    require("matplotlib", "plot")
+    require("matplotlib", "plot", who="plots need")
 
 
 def draw_levels(path: str, report: EvaluateReport) -> None:

@@ -138,7 +138,7 @@ def test_a_file_that_is_no_checkpoint_stays_where_it_was(
         error = one_line(done.stderr)
         assert message in error
         assert ("to leave standard input alone" in error) == (not argument)
-        assert "were taken" not in error
+        assert "were read" not in error
         assert file.tell() == 0
 
 
@@ -292,9 +292,7 @@ def test_an_optional_checkpoint_is_never_looked_for(pipe: Pipe) -> None:
     with open_optional(None, pipe.screen) as found:
         assert found is None
     with (
-        pytest.raises(
-            ElsaError, match=r"0\.003: does not exist; standard input gave this name$"
-        ),
+        pytest.raises(ElsaError, match=r"0\.003: does not exist; standard input gave this name$"),
         open_optional("-", pipe.screen),
     ):
         pass

@@ -174,7 +174,7 @@ def test_a_header_that_cannot_hold_the_masks_is_refused(tmp_path: Path) -> None:
     draft = Manifest(parse_levels("0.5"), (entry,), {}, 0, "header", ())
     with (
         OutputFile(tmp_path / "m") as out,
-        pytest.raises(UsageError, match="do not fit a header; use --masks tensors"),
+        pytest.raises(UsageError, match=r'do not fit a header; use masks="tensors"$'),
     ):
         NestedWriter(out, [info], {}, draft, {})
 
