@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from elsa_cli.core.level import Level
+    from elsa_cli.core.work import Progress
     from elsa_cli.errors import ElsaError
     from elsa_cli.operations.chosen import LeftRow, RoleRow
     from elsa_cli.operations.evaluate import EvaluateReport, EvaluateRow, evaluate
@@ -43,6 +44,7 @@ __all__ = [
     "PackReport",
     "PhaseReport",
     "Problem",
+    "Progress",
     "RoleRow",
     "SparsifyReport",
     "TensorDetail",
@@ -80,6 +82,7 @@ _HOME = {
     "PackReport": "elsa_cli.operations.pack",
     "PhaseReport": "elsa_cli.training.events",
     "Problem": "elsa_cli.operations.verify",
+    "Progress": "elsa_cli.core.work",
     "RoleRow": "elsa_cli.operations.chosen",
     "SparsifyReport": "elsa_cli.operations.sparsify",
     "TensorDetail": "elsa_cli.operations.inspect",

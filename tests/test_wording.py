@@ -109,9 +109,10 @@ def test_templates_are_literal() -> None:
             )
             literal = isinstance(template, ast.Constant) and isinstance(template.value, str)
             assert literal or joined, f"{file}:{node.lineno}"
-            if isinstance(template, ast.Constant) and not any(
-                isinstance(arg, ast.Starred) for arg in node.args
-            ):
+            starred = any(isinstance(arg, ast.Starred) for arg in node.args)
+            if literal and not starred:
+                assert isinstance(template, ast.Constant)
+                assert isinstance(template.value, str)
                 assert template.value.count("{}") == len(node.args) - 1, f"{file}:{node.lineno}"
     assert seen > 40
 
@@ -175,7 +176,7 @@ def named(file: Path) -> list[Named]:
     for node in calls(tree, "Call"):
         parts = [ast.literal_eval(param.args[0]) for param in calls(node, "Param")]
         assert isinstance(node.args[0], ast.Constant)
-        call = Call(node.args[0].value, *(Param(part, True) for part in parts))
+        call = Call(str(node.args[0].value), *(Param(part, True) for part in parts))
         found.append(Named(call, name, node.lineno))
     return found
 
@@ -319,7 +320,7 @@ def test_words_are_a_text_with_fields() -> None:
     assert words.spelled(shout) == "use FORCE, {level} or {}; 3"
     nested = Words("<{}>", words)
     assert nested.spelled(shout) == "<use FORCE, {level} or {}; 3>"
-    assert ("a " + words + " b").spelled(shout) == "a use FORCE, {level} or {}; 3 b"  # type: ignore[attr-defined]
+    assert ("a " + words + " b").spelled(shout) == "a use FORCE, {level} or {}; 3 b"
     for other in (copy.copy(words), copy.deepcopy(words)):
         assert other == words
         assert other.spelled(shout) == words.spelled(shout)

@@ -18,6 +18,7 @@ __all__ = [
     "CHUNK",
     "CHUNK_BYTES",
     "Progress",
+    "Readable",
     "Scratch",
     "chunk_of",
     "default_threads",

@@ -12,7 +12,7 @@ from elsa_cli.errors import Misfit
 from elsa_cli.models.tensors import State, dtype_of, master_dtype
 from elsa_cli.text import listed
 
-__all__ = ["Network"]
+__all__ = ["Network", "tied_names"]
 
 SHOWN = 3  # pairs of names in the one line of an error
 

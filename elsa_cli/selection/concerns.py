@@ -10,7 +10,7 @@ from elsa_cli.errors import Call, Param, Words
 from elsa_cli.selection.eligible import Eligible
 from elsa_cli.text import counted, listed
 
-__all__ = ["concerns"]
+__all__ = ["Counted", "concerns"]
 
 SHARE = 3  # times a tensor's share of the weights that its share of what is kept is too much
 PART = 0.1  # of what a level keeps: below, no tensor is too much

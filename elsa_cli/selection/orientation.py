@@ -16,7 +16,7 @@ from elsa_cli.selection.naming import Name, Siblings, parent
 from elsa_cli.selection.roles import Roles, matching
 from elsa_cli.storage.container import TensorInfo
 
-__all__ = ["input_dims", "parse_dims"]
+__all__ = ["Layout", "input_dims", "parse_dims"]
 
 CONV1D = re.compile(r"c_attn|c_proj|c_fc|q_attn")  # GPT-2's names; nanoGPT has linear layers there
 TRANSPOSED = re.compile(

@@ -25,7 +25,7 @@ from elsa_cli.core.work import Progress, Scratch, no_progress, run
 from elsa_cli.selection.bracket import BIN_BITS, MAX_HASH, Bracket, Cut, Tally, narrow
 from elsa_cli.selection.scan import Hashes, Piece, Scan, position_hash
 
-__all__ = ["Cut", "cuts", "kept_mask"]
+__all__ = ["Cut", "cuts", "few_where", "kept_mask"]
 
 REMEMBER = 1 << 24  # bins remembered over all threads and levels, 2 bytes each
 SAMPLE_FROM = 1 << 22  # weights; fewer are held at once

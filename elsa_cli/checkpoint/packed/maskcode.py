@@ -27,6 +27,7 @@ __all__ = [
     "MaskStream",
     "Positions",
     "coding_of",
+    "complement",
     "spell",
 ]
 

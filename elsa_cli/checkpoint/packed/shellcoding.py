@@ -22,7 +22,7 @@ from elsa_cli.errors import BadManifest
 from elsa_cli.storage.container import Container, TensorInfo
 from elsa_cli.storage.output import OutputFile, Policy
 
-__all__ = ["PIECE", "CodedMasks", "MaskedSource", "code_shells", "wholes"]
+__all__ = ["PIECE", "CodedMasks", "MaskedSource", "Spool", "code_shells", "wholes"]
 
 PIECE = 1 << 19  # weights whose masks are coded at a time
 SPOOL_BYTES = 1 << 16
@@ -58,6 +58,7 @@ class Spool:
     """Coded masks on disk, in the order in which threads finish them."""
 
     def __init__(self, out: OutputFile) -> None:
+        """Begin with no masks."""
         # A second nameless file in the folder of the output; never committed.
         self.file = OutputFile(out.path, Policy(force=True))
         self._lock = threading.Lock()
