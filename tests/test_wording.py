@@ -25,7 +25,7 @@ SPEAKS_OPTIONS = ("commands", "ui", "cli.py")
 FILES = [
     f for f in sorted(ROOT.rglob("*.py")) if f.relative_to(ROOT).parts[0] not in SPEAKS_OPTIONS
 ]
-OPTION = re.compile(r"(?<![\w.-])--?(?=[a-z])|(?<!-)--$|\belsa [a-z]+\b(?<!elsa is)")
+OPTION = re.compile(r"(?<![\w.-])--?(?=[a-z])|(?<!-)--$|\belsa [a-z]")
 # Options of other programs.
 OTHERS = ("mkdir -p ", "start them with `torchrun --nproc-per-node N …`")
 # The commands, with the public functions that each of them calls.
@@ -232,7 +232,7 @@ def test_every_public_function_is_run_by_a_command() -> None:
 
 
 # Options that only the command line has, and parameters that only Python has.
-LINE_ONLY = {"help", "as_json", "quiet", "debug", "verbose", "log", "log_every", "plot", "unpack"}
+LINE_ONLY = {"as_json", "quiet", "debug", "verbose", "log", "log_every", "plot", "unpack"}
 PYTHON_ONLY = {"checkpoint", "checkpoints", "progress", "watcher", "options", "freeze"}
 
 
