@@ -116,7 +116,7 @@ def test_no_more_of_a_pipe_is_taken_than_has_to_be(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
-        (b"none.safetensors\n", 1, "none.safetensors: does not exist; this is what standard"),
+        (b"none.safetensors\n", 1, "none.safetensors: does not exist; standard input gave"),
         (b"folder\n", 1, "folder: is a folder; standard input gave this name"),
         (b"model.safetensors\nmodel.safetensors\n", 2, "it has more lines, the first is 'model.s"),
         (b"\n" * 100, 2, "neither a safetensors file nor one path; pipe"),
