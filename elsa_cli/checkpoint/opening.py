@@ -9,7 +9,7 @@ from elsa_cli.checkpoint.names import is_ours
 from elsa_cli.checkpoint.nested.reader import NestedReader
 from elsa_cli.checkpoint.packed.reader import PackedReader
 from elsa_cli.checkpoint.reader import Reader
-from elsa_cli.errors import AlreadyNested, InputError, NotNested
+from elsa_cli.errors import AlreadyNested, Call, InputError, NotNested, Param, Words
 from elsa_cli.storage.container import Container
 from elsa_cli.storage.source import ByteSource
 
@@ -49,7 +49,9 @@ def open_nested(path: str | os.PathLike[str]) -> Reader:
     if isinstance(opened, Container):
         opened.close()
         raise NotNested(
-            "holds no levels", file=opened.path, hint="make them with `elsa sparsify` first"
+            "holds no levels",
+            file=opened.path,
+            hint=Words("make them with {} first", Call("sparsify")),
         )
     return opened
 
@@ -76,7 +78,9 @@ def require_plain(opened: Reader | Container) -> Container:
         raise AlreadyNested(
             f"is a {opened.manifest.kind} checkpoint already",
             file=opened.name,
-            hint="take a network out with `elsa extract --level dense` first",
+            hint=Words(
+                "take a network out with {} first", Call("extract", Param("level", "dense"))
+            ),
         )
     reserved = next((t.name for t in opened.tensors if is_ours(t.name)), None)
     if reserved is not None:

@@ -21,6 +21,7 @@ __all__ = [
     "CHUNK_BYTES",
     "Beside",
     "Progress",
+    "Readable",
     "Scratch",
     "chunk_of",
     "default_threads",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from elsa_cli.errors import RecipeError
+from elsa_cli.errors import Param, RecipeError, Words
 from elsa_cli.models.recipe import Recipe
 from elsa_cli.models.seeds import seed_everything, seed_of
 
@@ -90,7 +90,7 @@ class Stream:
         return RecipeError(
             f"train_data gave {batches} batches in an epoch, a step needs {self.stride}",
             file=self._recipe.path,
-            hint="use smaller batches, or less --accumulate",
+            hint=Words("use smaller batches, or a smaller {}", Param("accumulate")),
         )
 
     def moved(self, position: Position, world: int) -> Position:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 from elsa_cli.models.distributed import local_rank
 
 __all__ = ["Device", "pick_device", "repeatable", "threads_in_use"]
@@ -35,7 +35,8 @@ def pick_device(name: str) -> torch.device:
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise UsageError(
-            f"--device {name} cannot be used ({reason})", hint="use auto, cpu, or cuda with a GPU"
+            Words("{} cannot be used ({})", Param("device", name), reason),
+            hint="use auto, cpu, or cuda with a GPU",
         ) from error
     return device
 

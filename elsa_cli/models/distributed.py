@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from elsa_cli.errors import FrozenChanged, PeerLost, PeerSilent, TrainingError
+from elsa_cli.errors import FrozenChanged, Param, PeerLost, PeerSilent, TrainingError, Words
 from elsa_cli.models.tensors import to_bytes
 
 __all__ = ["Group", "is_peer_error", "local_rank", "world_size"]
@@ -52,13 +52,19 @@ def is_peer_error(error: Exception) -> PeerLost | PeerSilent | None:
     if any(word in text for word in LATE):
         return PeerSilent(
             "another process of this run did not answer in time",
-            hint="it is stuck, or its share of the step takes far longer; see what it does, then "
-            "start the run again with --resume",
+            hint=Words(
+                "it is stuck, or its share of the step takes far longer; see what it does, then "
+                "start the run again with {}",
+                Param("resume", True),
+            ),
         )
     if ours or any(word in text for word in LOST):
         return PeerLost(
             "another process of this run has ended",
-            hint="see what that process says, then start the run again with --resume",
+            hint=Words(
+                "see what that process says, then start the run again with {}",
+                Param("resume", True),
+            ),
         )
     return None
 
@@ -93,7 +99,7 @@ class Group:
             text = str(error).split("\n")[0]
             raise TrainingError(
                 f"the {self.size} processes do not find each other: {text}",
-                hint="start them with `torchrun --nproc-per-node N -m elsa_cli freeze-train …`",
+                hint="start them with `torchrun --nproc-per-node N …`",
             ) from error
 
     @property

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from elsa_cli.core.settings import Setting, read_settings, settings_of
-from elsa_cli.errors import ElsaError, RecipeError, UsageError
+from elsa_cli.errors import ElsaError, Param, RecipeError, UsageError, Words
 from elsa_cli.models.distributed import is_peer_error
 
 __all__ = ["SIGNATURES", "Recipe"]
@@ -41,6 +41,7 @@ class Recipe:
     Args:
         path: The Python file.
         settings: Values for the recipe's settings, as the user wrote them.
+        parameter: The parameter of the public function that gives them, for errors.
 
     Attributes:
         path: The file.
@@ -53,7 +54,10 @@ class Recipe:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], settings: Mapping[str, str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, str] | None = None,
+        parameter: str = "settings",
     ) -> None:
         """Import the file and check its functions."""
         self.path = os.fspath(path)
@@ -66,7 +70,7 @@ class Recipe:
             if (function := self._find(module, name, required)) is not None
         }
         known = self._settings()
-        chosen = read_settings(known, settings or {}, f"recipe {self.path}")
+        chosen = read_settings(known, settings or {}, f"recipe {self.path}", parameter)
         self.settings = chosen
         self._keywords = {
             name: {key: chosen[key] for key in self._taken(function) if key in chosen}
@@ -185,7 +189,14 @@ class Recipe:
             )
         if isinstance(error, torch.OutOfMemoryError):
             text = text.split(". ")[0]
-            hint = "use smaller batches and --accumulate, or --precision bf16"
+            hint = {
+                "loss": Words(
+                    "use smaller batches and {}, or {}",
+                    Param("accumulate"),
+                    Param("precision", "bf16"),
+                ),
+                "evaluate": "use smaller batches",
+            }.get(name)
             return RecipeError(f"{name}: {text}", file=where, hint=hint)
         return RecipeError(f"{name}: {type(error).__name__}: {text}", file=where)
 

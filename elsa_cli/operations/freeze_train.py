@@ -10,7 +10,7 @@ from elsa_cli.checkpoint.names import content_hashes
 from elsa_cli.checkpoint.nested.writer import write_nested
 from elsa_cli.core.level import Level
 from elsa_cli.core.work import default_threads
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 from elsa_cli.models.device import Device, pick_device, repeatable, threads_in_use
 from elsa_cli.models.distributed import Group
 from elsa_cli.models.nested import Nested
@@ -210,7 +210,7 @@ def _output_path(
 def _notes(begins: TrainingInput, carried: Sequence[str]) -> list[str]:
     """Return what the user should know before the training begins, a line each."""
     return [
-        *(f"Warning: {line}" for line in begins.warnings),
+        *(Words("Warning: {}", line) for line in begins.warnings),
         *(f"{name} is not in the model: it stays as it is" for name in carried),
         *(
             f"{key} is left out: it would not hold for weights that are trained"
@@ -232,10 +232,13 @@ def _saves(
     """Return where the run is saved; None if the output is a stream."""
     if output == "-":
         if resume:
-            raise UsageError("a run into standard output has no save", hint="name a file with -o")
+            raise UsageError(
+                "a run into standard output has no save",
+                hint=Words("name a file with {}", Param("output")),
+            )
         return None
-    facts = {f"--{k.replace('_', '-')}": str(v) for k, v in options.as_fields().items()}
-    facts |= {f"--set {k}": str(v) for k, v in recipe.settings.items()}
+    facts = {name: str(value) for name, value in options.as_fields().items()}
+    facts |= {f"setting {name}": str(value) for name, value in recipe.settings.items()}
     facts["checkpoint"] = digest_of(nested)
     machine = {
         "processes": str(group.size),

@@ -14,7 +14,7 @@ from elsa_cli.checkpoint.packed.writer import write_packed
 from elsa_cli.checkpoint.source import NestedSource
 from elsa_cli.core.level import DENSE, Level, parse_levels
 from elsa_cli.core.work import Progress, default_threads, no_progress
-from elsa_cli.errors import NothingToDo, UsageError
+from elsa_cli.errors import Call, NothingToDo, Param, UsageError, Words
 from elsa_cli.foreign.bundle import Bundle
 from elsa_cli.operations.output_names import packed_path, unpacked_path
 from elsa_cli.storage.output import OutputFile, Policy
@@ -90,10 +90,17 @@ def pack(
         source: NestedSource
         if single or len(paths) == 1:
             if named is not None:
-                raise UsageError("a nested checkpoint has its levels", hint="leave out --levels")
+                raise UsageError(
+                    "a nested checkpoint has its levels",
+                    hint=Words("leave out {}", Param("levels")),
+                )
             reader = stack.enter_context(open_nested(paths[0]))
             if reader.manifest.packing is not None:
-                raise NothingToDo("is packed already", file=reader.name, hint="--unpack undoes it")
+                raise NothingToDo(
+                    "is packed already",
+                    file=reader.name,
+                    hint=Words("{} turns it back", Call("unpack")),
+                )
             source, bytes_in = reader, reader.size
         else:
             files = [stack.enter_context(open_plain(path)) for path in paths]

@@ -12,7 +12,7 @@ from elsa_cli.checkpoint.nested.writer import write_nested
 from elsa_cli.checkpoint.opening import open_plain
 from elsa_cli.core.level import DENSE, Level, parse_levels
 from elsa_cli.core.work import Progress, default_threads, no_progress
-from elsa_cli.errors import NothingToDo, UsageError
+from elsa_cli.errors import NothingToDo, Param, UsageError, Words
 from elsa_cli.operations.architecture import classes_beside
 from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role, left_rows
 from elsa_cli.operations.chosen_source import Choosing, ChosenSource
@@ -161,9 +161,15 @@ def sparsify(
         raise UsageError(f"seed {seed} is negative", hint="use 0 or more")
     rule = Rule.of(scope, distribution, group)
     if group_dims and group is None:
-        raise UsageError("--group-dim says where groups run", hint="use it with --group")
+        raise UsageError(
+            Words("{} says where groups run", Param("group_dims")),
+            hint=Words("use it with {}", Param("group")),
+        )
     if recipe_settings and recipe is None:
-        raise UsageError("--recipe-set sets what a recipe reads", hint="use it with --recipe")
+        raise UsageError(
+            Words("{} sets what a recipe reads", Param("recipe_settings")),
+            hint=Words("use it with {}", Param("recipe")),
+        )
     given_dims = parse_dims(group_dims)
     wanted_tensors = Wanted(include, exclude, roles)
     scorer, options = bind(method, settings or {}, seed)

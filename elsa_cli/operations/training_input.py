@@ -10,7 +10,7 @@ from elsa_cli.checkpoint.manifest import Entry
 from elsa_cli.checkpoint.opening import open_any, require_plain
 from elsa_cli.core.level import DENSE, Level, parse_levels
 from elsa_cli.core.work import default_threads
-from elsa_cli.errors import NothingToDo, UsageError
+from elsa_cli.errors import Call, NothingToDo, Param, UsageError, Words
 from elsa_cli.models.architecture import roles_of
 from elsa_cli.models.nested_file import NestedFile, from_nested
 from elsa_cli.models.network import Network
@@ -72,11 +72,20 @@ def training_input(
             return _with_choice(chosen)
         if wanted != Wanted():
             raise UsageError(
-                "--include, --exclude and --role choose what is sparsified first",
-                hint="add --levels",
+                Words(
+                    "{}, {} and {} choose what is sparsified first",
+                    Param("include"),
+                    Param("exclude"),
+                    Param("roles"),
+                ),
+                hint=Words("add {}", Param("levels")),
             )
         if levels is not None:
-            raise UsageError("has its levels already", file=checkpoint, hint="leave out --levels")
+            raise UsageError(
+                "has its levels already",
+                file=checkpoint,
+                hint=Words("leave out {}", Param("levels")),
+            )
         return TrainingInput(from_nested(opened, default_threads()))
 
 
@@ -88,7 +97,11 @@ def _sparse_levels(
         raise UsageError(
             "a checkpoint without masks needs levels" if checkpoint else "a new model needs levels",
             file=checkpoint,
-            hint="add --levels, such as 0.5,0.7,0.9, or choose masks with `elsa sparsify` first",
+            hint=Words(
+                "add {}, such as 0.5,0.7,0.9, or choose masks with {} first",
+                Param("levels"),
+                Call("sparsify"),
+            ),
         )
     sparse = tuple(level for level in parse_levels(levels) if level != DENSE)
     if not sparse:

@@ -10,7 +10,7 @@ from elsa_cli.core.dtypes import Bits
 from elsa_cli.core.kernels.selecting import selecting
 from elsa_cli.core.level import Level
 from elsa_cli.core.work import Progress, Scratch, chunk_of, no_progress, run, threads_for
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 from elsa_cli.selection.cut import Cut, keep
 from elsa_cli.selection.density import DISTRIBUTIONS, layer_counts
 from elsa_cli.selection.eligible import Eligible
@@ -54,16 +54,24 @@ class Rule:
             raise UsageError(f"there is no distribution {distribution!r}", hint=f"use {names}")
         if group is not None:
             if group < 2:
-                raise UsageError(f"--group {group} is not a group", hint="use 2 or more, such as 4")
+                raise UsageError(
+                    Words("{} is not a group", Param("group", group)),
+                    hint="use 2 or more, such as 4",
+                )
             if scope == "global" or distribution == "erk":
                 raise UsageError(
-                    "--group gives every layer the same density",
-                    hint="leave out --scope global and --distribution erk",
+                    Words("{} gives every layer the same density", Param("group")),
+                    hint=Words(
+                        "leave out {} and {}",
+                        Param("scope", "global"),
+                        Param("distribution", "erk"),
+                    ),
                 )
             return Rule("layer", "uniform", group)
         if scope == "global" and distribution is not None:
             raise UsageError(
-                "--distribution sets what each layer keeps", hint="use it with --scope layer"
+                Words("{} sets what each layer keeps", Param("distribution")),
+                hint=Words("use it with {}", Param("scope", "layer")),
             )
         if scope == "layer" or distribution is not None:
             return Rule("layer", distribution or "uniform")
@@ -279,5 +287,7 @@ def _protect(
                 f"level {level} keeps {want:,} weights, but weight norm has {count:,} rows that "
                 "have to keep one each",
                 tensor=next(t.name for t in scan.tensors if t.name in rows),
-                hint="take a lower level, or leave these tensors out with --exclude",
+                hint=Words(
+                    "take a lower level, or leave these tensors out with {}", Param("exclude")
+                ),
             )

@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Call, UsageError, Words
 from elsa_cli.selection.naming import Name, Siblings, parent
 from elsa_cli.selection.roles import Roles, matching
 from elsa_cli.storage.container import TensorSpec
 
-__all__ = ["input_dims", "parse_dims"]
+__all__ = ["Layout", "input_dims", "parse_dims"]
 
 CONV1D = re.compile(r"c_attn|c_proj|c_fc|q_attn")  # GPT-2's names; nanoGPT has linear layers there
 TRANSPOSED = re.compile(
@@ -99,7 +99,7 @@ def input_dims(
         if not meant:
             raise UsageError(
                 f"the group dimension of {pattern!r} is given, which matches no prunable tensor",
-                hint="`elsa inspect` lists the names",
+                hint=Words("{} lists the names", Call("inspect")),
             )
         asked |= dict.fromkeys(meant, dim)
     mlx = _is_mlx(tensors, metadata or {})

@@ -16,7 +16,7 @@ from elsa_cli.core.dtypes import Bits
 from elsa_cli.core.kernels.selecting import Selecting
 from elsa_cli.core.level import Level
 from elsa_cli.core.work import Scratch
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 
 __all__ = ["fits_group", "group_masks", "group_step", "keep_of"]
 
@@ -31,7 +31,7 @@ def keep_of(level: Level, group: int) -> int:
     if keep.denominator != 1:
         raise UsageError(
             f"level {level} does not keep a whole number of {group} weights",
-            hint=f"with --group {group} a level is a multiple of 1/{group}",
+            hint=Words("with {} a level is a multiple of 1/{}", Param("group", group), group),
         )
     return int(keep)
 

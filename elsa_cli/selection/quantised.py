@@ -15,7 +15,7 @@ from elsa_cli.selection.naming import Siblings, real_dims
 from elsa_cli.selection.scaled import Grid, fit_scale
 from elsa_cli.storage.container import TensorSpec
 
-__all__ = ["FORMATS", "Found", "find_quantised"]
+__all__ = ["FORMATS", "Format", "Found", "find_quantised"]
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 PACKED = ("F4", "F6_E2M3", "F6_E3M2")

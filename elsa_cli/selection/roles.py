@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import translate
 from functools import cached_property, lru_cache
 
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Call, UsageError, Words
 from elsa_cli.selection.families import RULES
 from elsa_cli.selection.naming import Name, Siblings, parent, real_dims
 from elsa_cli.selection.quantised import Found, find_quantised
@@ -132,7 +132,7 @@ def tell(
         if not meant:
             raise UsageError(
                 f"the role of {pattern!r} is given, which matches no tensor",
-                hint="`elsa inspect` lists the names",
+                hint=Words("{} lists the names", Call("inspect")),
             )
         asked |= dict.fromkeys(meant, role)
     found = find_quantised(siblings)

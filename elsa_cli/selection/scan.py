@@ -16,7 +16,7 @@ from elsa_cli.core.dtypes import DTYPES, Bits
 from elsa_cli.core.hashing import position_hash
 from elsa_cli.core.kernels.selecting import Selecting, selecting
 from elsa_cli.core.work import Scratch, chunk_of, spans
-from elsa_cli.errors import NonFinite
+from elsa_cli.errors import Call, NonFinite, Param, Words
 from elsa_cli.selection.rows import Champions, make_room
 from elsa_cli.selection.scaled import Factors
 from elsa_cli.selection.scores import Chunk, Scorer, is_magnitude
@@ -185,5 +185,9 @@ class Scan:
                 "has NaN or infinity among its weights",
                 file=self.container.path,
                 tensor=piece.tensor.name,
-                hint="leave it out with --exclude, or rank them highest with --allow-nonfinite",
+                hint=Words(
+                    "leave it out with {}, or rank them highest with {}",
+                    Param("exclude"),
+                    Call("sparsify", Param("allow_nonfinite", True)),
+                ),
             )

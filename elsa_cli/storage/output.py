@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 from elsa_cli.core.closing import Closing
-from elsa_cli.errors import DiskFull, OutputError, OutputExists, UsageError
+from elsa_cli.errors import DiskFull, OutputError, OutputExists, Param, UsageError, Words
 from elsa_cli.storage.copying import COPY_BYTES
 from elsa_cli.storage.placing import NewFile
 from elsa_cli.storage.source import ByteSource, Extent
@@ -69,17 +69,23 @@ class Policy:
         if path == STDOUT:
             return
         if os.path.isdir(path):
-            raise OutputError("is a folder", file=path, hint="name a file with -o")
+            raise OutputError(
+                "is a folder", file=path, hint=Words("name a file with {}", Param("output"))
+            )
         folder = os.path.dirname(os.path.realpath(path))
         if not os.path.isdir(folder):
             raise OutputError("its folder does not exist", file=path, hint=f"mkdir -p {folder}")
         if not os.path.exists(path):
             return
         if not self.clobber and os.path.isfile(path):
-            raise OutputExists("exists already", file=path, hint="leave out --no-clobber")
+            raise OutputExists(
+                "exists already", file=path, hint=Words("leave out {}", Param("clobber", False))
+            )
         if not self.force and any(os.path.samefile(path, i) for i in self.inputs):
             raise UsageError(
-                "the output is also an input", file=path, hint="choose another -o, or add --force"
+                "the output is also an input",
+                file=path,
+                hint=Words("choose another {}, or add {}", Param("output"), Param("force", True)),
             )
 
 
@@ -215,13 +221,20 @@ class OutputFile(Closing):
             with self.reporting():
                 placed = self._file.place(clobber=self._clobber)
             if not placed:
-                raise OutputExists("exists by now", file=self.path, hint="leave out --no-clobber")
+                raise OutputExists(
+                    "exists by now",
+                    file=self.path,
+                    hint=Words("leave out {}", Param("clobber", False)),
+                )
 
     def _send(self) -> None:
         with contextlib.ExitStack() as stack:
             if self.path == STDOUT:
                 if sys.stdout is None:
-                    raise OutputError("standard output is closed", hint="name a file with -o")
+                    raise OutputError(
+                        "standard output is closed",
+                        hint=Words("name a file with {}", Param("output")),
+                    )
                 sys.stdout.flush()
                 sink = sys.stdout.fileno()
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from elsa_cli.errors import Call, Param, Words
 from elsa_cli.models.nested import Nested
 from elsa_cli.training.masks import rows_of
 
@@ -31,13 +32,16 @@ def why_not_finite(nested: Nested, step: int) -> str:
     """
     lost = lost_rows(nested)
     if lost:
-        return (
-            f"level {nested.levels[0]} keeps nothing of a row of {lost[0]}, and its weight norm "
-            "divides by that row's norm: choose the masks again with `elsa sparsify`"
+        return Words(
+            "level {} keeps nothing of a row of {}, and its weight norm divides by that row's "
+            "norm: choose the masks again with {}",
+            nested.levels[0],
+            lost[0],
+            Call("sparsify"),
         )
     if step == 1:
         return (
             "no step of this phase has changed a weight yet, so the learning rate is not to blame: "
             "look at the data, the loss, and what the zeros of the level do to the model"
         )
-    return "lower --lr, or use --clip-norm"
+    return Words("lower {}, or use {}", Param("lr"), Param("clip_norm"))

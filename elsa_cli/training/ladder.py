@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from elsa_cli.core.level import DENSE
-from elsa_cli.errors import FrozenChanged, NonFiniteLoss, UsageError
+from elsa_cli.errors import FrozenChanged, NonFiniteLoss, Param, UsageError, Words
 from elsa_cli.models.nested import Nested
 from elsa_cli.models.network import Network, tied_names
 from elsa_cli.models.tensors import State, choose_bits, is_finite, same_bits
@@ -68,7 +68,7 @@ class Ladder:
                 raise UsageError(
                     f"is one tensor under the names {', '.join(names)}, but their masks differ",
                     tensor=first,
-                    hint="sparsify again with --exclude for these names",
+                    hint=Words("sparsify again with {} for these names", Param("exclude")),
                 )
 
     def start_of(self, stage: int) -> dict[str, Tensor]:
@@ -168,7 +168,7 @@ class Ladder:
                     f"has NaN or infinite values in {tensor.dtype} after level "
                     f"{self.stages[stage]}",
                     tensor=name,
-                    hint="lower --lr, or store the checkpoint in a wider dtype",
+                    hint=Words("lower {}, or store the checkpoint in a wider dtype", Param("lr")),
                 )
 
     def _check_frozen(self, trained: State, stage: int) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from elsa_cli.errors import NonFiniteLoss
+from elsa_cli.errors import NonFiniteLoss, Words
 from elsa_cli.models.data import Position, Stream
 from elsa_cli.training.diagnosis import why_not_finite
 from elsa_cli.training.events import PhaseReport, Tick, Watcher
@@ -147,7 +147,7 @@ class PhaseRun:
     def _not_finite(self, position: Position, loss: float) -> NonFiniteLoss:
         hint = why_not_finite(self._setup.ladder.nested, position.step)
         if self._saves is not None and self._saves.exists:
-            hint += f"; what was saved before is in {self._saves.path}"
+            hint = Words("{}; what was saved before is in {}", hint, self._saves.path)
         return NonFiniteLoss(
             f"the loss is {loss} at step {position.step:,} of {self.phase.title}",
             file=self._setup.recipe.path,

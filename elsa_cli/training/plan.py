@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 from elsa_cli.training.optimizing import DEFAULT_LR, optimizer_name
 from elsa_cli.training.options import each_level
 from elsa_cli.training.stepping import Setup
@@ -81,7 +81,7 @@ def _steps(setup: Setup, per_epoch: Callable[[], int | None]) -> tuple[int, list
             raise UsageError(
                 "the recipe's train_data has no length, so an epoch cannot be counted",
                 file=setup.recipe.path,
-                hint="use --steps",
+                hint=Words("use {}", Param("steps")),
             )
         return max(1, round(epochs * steps))
 

@@ -9,19 +9,22 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 
-from elsa_cli.errors import InputError, UsageError
+from elsa_cli.errors import InputError, Param, UsageError, Words
 from elsa_cli.storage.output import OutputFile, Policy
+from elsa_cli.training.options import TrainOptions
 
 __all__ = ["ENDING", "Saves"]
 
 ENDING = ".resume"
-VERSION = 3
+VERSION = 3  # facts are named like the parameters
+OPTIONS = frozenset(field.name for field in fields(TrainOptions))
 
 
 class Saves:
@@ -56,7 +59,7 @@ class Saves:
             raise UsageError(
                 "is the save of an interrupted run",
                 file=self.path,
-                hint="add --resume to continue it, or delete it",
+                hint=Words("add {} to continue it, or delete it", Param("resume", True)),
             )
 
     def write(self, state: Mapping[str, Any]) -> None:
@@ -97,9 +100,9 @@ class Saves:
             )
         if differ:
             raise UsageError(
-                f"is the save of another run: {'; '.join(differ)}",
+                Words("is the save of another run: {}", _joined(differ)),
                 file=self.path,
-                hint="use the same options, or delete it to start again",
+                hint="use the same options, or delete it to start from the beginning",
             )
         return state
 
@@ -107,13 +110,15 @@ class Saves:
         """Return a line if a save was written on another machine than this run is trained on."""
         differ = _differences(state["machine"], self._machine)
         return [
-            f"{'; '.join(differ)}: the bits may not be those of a run without interruption"
+            Words("{}: the bits may differ from those of an uninterrupted run", _joined(differ))
         ] * bool(differ)
 
     def _damaged(self, error: Exception) -> InputError:
         reason = str(error).split("\n")[0][:100]
         return InputError(
-            f"cannot be read ({reason})", file=self.path, hint="delete it to start again"
+            f"cannot be read ({reason})",
+            file=self.path,
+            hint="delete it to start from the beginning",
         )
 
     def remove(self) -> None:
@@ -136,7 +141,17 @@ def _plain(value: Any) -> Any:
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the differences between a save's facts and those of this run, as text."""
     return [
-        f"{name} was {before.get(name)}, is {now.get(name)}"
+        Words(
+            "{} was {}, is {}",
+            Param(name) if name in OPTIONS else name,
+            before.get(name),
+            now.get(name),
+        )
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
     ]
+
+
+def _joined(texts: Sequence[str]) -> Words:
+    """Return texts with semicolons between them."""
+    return Words("; ".join(["{}"] * len(texts)), *texts)

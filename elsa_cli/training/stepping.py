@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elsa_cli.errors import NonFiniteLoss
+from elsa_cli.errors import NonFiniteLoss, Param, Words
 from elsa_cli.models.data import to_device
 from elsa_cli.models.distributed import Group, is_peer_error
 from elsa_cli.models.recipe import Recipe
@@ -153,5 +153,7 @@ class Stepper(ABC):
         for name, parameter in self.network.parameters.items():
             if not is_finite(parameter.detach()):
                 raise NonFiniteLoss(
-                    "has NaN or infinite values", tensor=name, hint="lower --lr, or use --clip-norm"
+                    "has NaN or infinite values",
+                    tensor=name,
+                    hint=Words("lower {}, or use {}", Param("lr"), Param("clip_norm")),
                 )

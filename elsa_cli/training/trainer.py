@@ -189,7 +189,7 @@ class Trainer:
         return Interrupted(
             f"interrupted after {done}, which are saved in {self._saves.path}",
             stop.signal or signal.SIGTERM,
-            hint="the same command with --resume continues from there",
+            hint=Words("start it again with {} to continue from there", Param("resume", True)),
         )
 
     def _save(

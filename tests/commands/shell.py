@@ -9,6 +9,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import elsa_cli
+
+# Modules in the folder of the run are found first, and then those that this process uses.
+BESIDE = {"PYTHONPATH": os.pathsep.join([".", str(Path(elsa_cli.__file__).parents[1])])}
 ELSA = f"{shlex.quote(sys.executable)} -m elsa_cli"
 
 

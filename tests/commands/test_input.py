@@ -92,11 +92,11 @@ def test_a_loop_over_the_lines_of_a_pipe(folder: Path) -> None:
     before = names(folder)
     done = sh(f"printf 'out-1\\nout-2\\n' | while read x; do {EXTRACT} -o $x; done", folder)
     error = one_line(done.stderr)
-    assert "out-2: does not exist; this is what standard input says; name a checkpoint" in error
+    assert "out-2: does not exist; standard input gave this name; name a checkpoint" in error
     done = sh(f"printf '\\n%s\\n%s\\n' {NESTED} out-2 | (read x; {EXTRACT} -o $x-)", folder)
     error = one_line(done.stderr)
     assert "neither a safetensors file nor one path: it has more lines, the first is" in error
-    assert f"'{NESTED}' ({len(NESTED) + 2} bytes of it were taken)" in error
+    assert f"'{NESTED}' ({len(NESTED) + 2} bytes were read from it)" in error
     done = sh(f"echo out-1 | while read x; do {EXTRACT} -o $x; done", folder)
     assert "standard input is an empty pipe" in one_line(done.stderr)
     assert names(folder) == before
@@ -116,8 +116,8 @@ def test_no_more_of_a_pipe_is_taken_than_has_to_be(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
-        (b"none.safetensors\n", 1, "none.safetensors: does not exist; this is what standard"),
-        (b"folder\n", 1, "folder: is a folder; this is what standard input says"),
+        (b"none.safetensors\n", 1, "none.safetensors: does not exist; standard input gave"),
+        (b"folder\n", 1, "folder: is a folder; standard input gave this name"),
         (b"model.safetensors\nmodel.safetensors\n", 2, "it has more lines, the first is 'model.s"),
         (b"\n" * 100, 2, "neither a safetensors file nor one path; pipe"),
         (b"\nmodel.safetensors\n", 2, "neither a safetensors file nor one path"),
@@ -137,8 +137,8 @@ def test_a_file_that_is_no_checkpoint_stays_where_it_was(
         assert (done.returncode, done.stdout) == (code, b"")
         error = one_line(done.stderr)
         assert message in error
-        assert ("left alone" in error) == (not argument)
-        assert "were taken" not in error
+        assert ("to leave standard input alone" in error) == (not argument)
+        assert "were read" not in error
         assert file.tell() == 0
 
 
@@ -292,9 +292,7 @@ def test_an_optional_checkpoint_is_never_looked_for(pipe: Pipe) -> None:
     with open_optional(None, pipe.screen) as found:
         assert found is None
     with (
-        pytest.raises(
-            ElsaError, match=r"0\.003: does not exist; this is what standard input says$"
-        ),
+        pytest.raises(ElsaError, match=r"0\.003: does not exist; standard input gave this name$"),
         open_optional("-", pipe.screen),
     ):
         pass

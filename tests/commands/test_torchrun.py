@@ -93,8 +93,8 @@ def test_a_signal_to_one_stops_all_and_saves(tmp_path: Path) -> None:
     assert done.returncode != 0
     errors = {line for line in done.stderr.splitlines() if line.startswith("Error: ")}
     assert errors == {
-        "Error: interrupted after 11 of 36 steps, which are saved in out.resume; the same command "
-        "with --resume continues from there"
+        "Error: interrupted after 11 of 36 steps, which are saved in out.resume; start it again "
+        "with --resume to continue from there"
     }
     assert (tmp_path / "out.resume").exists()
 

@@ -487,7 +487,7 @@ def test_tied_weights_with_two_masks(tmp_path: Path) -> None:
     network = Network(recipe.build_model(), CPU)
     nested = nested_of(network)
     nested.owner["b.weight"] = nested.owner["b.weight"].flip(0)
-    with pytest.raises(UsageError, match=r"--exclude for these names$"):
+    with pytest.raises(UsageError, match=r"exclude for these names$"):
         Ladder(nested, network, TrainOptions())
 
 

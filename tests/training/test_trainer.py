@@ -361,7 +361,7 @@ def test_a_signal_ends_the_step_saves_and_goes_on(number: int, at: int, tmp_path
     assert caught.value.exit_code == 128 + number
     assert str(caught.value) == (
         f"interrupted after {at + 1} of 9 steps, which are saved in {saves.path}; "
-        "the same command with --resume continues from there"
+        "start it again with resume=True to continue from there"
     )
     assert signal.getsignal(number) is before
     again, _, _ = train(tmp_path, saves=saves, **SGD)
@@ -431,8 +431,8 @@ def test_a_loss_that_is_nan_keeps_the_last_save(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss) as caught:
         train(tmp_path, MODEL, DATA, NAN_AT.format(5), saves=saves, save_every=1, **SGD)
     assert str(caught.value) == (
-        f"{tmp_path}/recipe.py: the loss is nan at step 2 of level 0.5; lower --lr, or use "
-        f"--clip-norm; what was saved before is in {saves.path}"
+        f"{tmp_path}/recipe.py: the loss is nan at step 2 of level 0.5; lower lr, or use "
+        f"clip_norm; what was saved before is in {saves.path}"
     )
     state = saves.read()
     assert state is not None
@@ -541,7 +541,7 @@ def evaluate(model):
 def test_a_damaged_save_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     saves = Saves(str(tmp_path / "out"), {})
     Path(saves.path).write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="delete it to start again"):
+    with pytest.raises(InputError, match="delete it to start from"):
         train(tmp_path, saves=saves, **SGD)
     assert Path(saves.path).read_bytes() == b"nonsense"
 
@@ -599,7 +599,7 @@ def test_four_fifths_are_spent_together_where_nothing_is_said(tmp_path: Path) ->
 
 def test_data_without_a_length_needs_steps(tmp_path: Path) -> None:
     parts = (MODEL, GENERATOR, LOSS)
-    message = r"recipe.py: the recipe's train_data has no length, .*; use --steps$"
+    message = r"recipe.py: the recipe's train_data has no length, .*; use steps$"
     with pytest.raises(UsageError, match=message):
         phases(tmp_path, *parts)
     with pytest.raises(UsageError, match=message):

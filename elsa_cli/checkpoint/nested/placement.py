@@ -10,7 +10,7 @@ from elsa_cli.checkpoint.names import KEY, level_name, mask_name, stored
 from elsa_cli.core.bits import mask_bytes
 from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.core.level import Level
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 from elsa_cli.storage.container import MAX_HEADER, encode_header, lay_out
 from elsa_cli.storage.header import TensorInfo, TensorSpec
 
@@ -87,7 +87,7 @@ class Places:
         if self.draft.masks == "header" and self._mask_bytes // 8 * 4 // 3 > MAX_HEADER:
             raise UsageError(
                 f"masks of {self._mask_bytes:,} bytes do not fit a header",
-                hint="use --masks tensors",
+                hint=Words("use {}", Param("masks", "tensors")),
             )
 
     @property

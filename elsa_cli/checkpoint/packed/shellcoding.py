@@ -31,6 +31,7 @@ class Spool:
     """Coded masks on disk, in the order in which threads finish them."""
 
     def __init__(self, out: OutputFile) -> None:
+        """Begin with no masks."""
         # A second nameless file in the folder of the output; never committed.
         self.file = OutputFile(out.path, Policy(force=True))
         self._lock = threading.Lock()

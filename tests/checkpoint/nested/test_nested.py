@@ -178,7 +178,7 @@ def test_a_header_that_cannot_hold_the_masks_is_refused(tmp_path: Path) -> None:
     numel = 8 << 30
     entry = Entry("w", DTYPES["F32"], (numel,), (), "")
     draft = Manifest(parse_levels("0.5"), (entry,), {}, 0, "header", ())
-    with pytest.raises(UsageError, match="do not fit a header; use --masks tensors"):
+    with pytest.raises(UsageError, match=r'do not fit a header; use masks="tensors"$'):
         Places(draft, [TensorSpec("w", DTYPES["F32"], (numel,))], {}, {})
 
 
