@@ -114,6 +114,16 @@ class Server:
         """What a shell starts in place of `python -m elsa_cli`."""
         return [sys.executable, "-I", "-S", forkclient.__file__, self._address]
 
+    @functools.cached_property
+    def bin(self) -> Path:
+        """A folder with a script `elsa`, for a shell's path."""
+        folder = Path(self._folder.name, "bin")
+        folder.mkdir()
+        script = folder / "elsa"
+        script.write_text(f'#!/bin/sh\nexec {self.shell} "$@"\n')
+        script.chmod(0o755)
+        return folder
+
     @property
     def shell(self) -> str:
         """The same as text."""
