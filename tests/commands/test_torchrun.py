@@ -60,7 +60,7 @@ def two_forks(
     ]
     done = [run.finish() for run in runs]
     return subprocess.CompletedProcess(
-        runs,
+        arguments,
         next((run.returncode for run in done if run.returncode), 0),
         "".join(run.stdout.decode() for run in done),
         "".join(run.stderr.decode() for run in done),
