@@ -1,7 +1,7 @@
 # make demo    set up, and run the main job on the digits network
-# make test    set up, and run the tests
+# make test    set up, and run all tests
 # make test-old run the tests of files as on a system without the newer calls
-# make check   format, lint, types, tests
+# make check   set up; format, lint, types
 # make bench   speed and memory; writes docs/performance.md (about an hour, 32 GB of disk)
 # make quality what the levels are worth; writes docs/quality.md (needs Debian's dataset-fashion-mnist)
 # make step    what freezing costs a step; writes docs/step.md
@@ -15,6 +15,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OLD = tests/storage/test_output.py tests/storage/test_output_data.py $(addprefix tests/commands/test_,full_disk.py kill.py streams.py)
+# Tests that follow one another share what they are made from, so they stay on one core.
+SPREAD = -n auto --dist worksteal
 FILES = elsa_cli tests examples benchmarks docs
 SEEDS = 0 1 2 3 4
 
@@ -24,16 +26,15 @@ demo: $(VENV)/.train
 	$(BIN)/python examples/digits/demo.py build/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-old: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --no-modern-calls $(OLD)
+	$(BIN)/python -m pytest $(SPREAD) --no-modern-calls $(OLD)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check $(FILES)
 	$(BIN)/ruff check $(FILES)
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.speed

@@ -41,14 +41,19 @@ def test_the_script_is_the_module(tmp_path: Path) -> None:
     if not script.exists():
         pytest.skip("the script is not installed beside this interpreter")
     for line in (["--help"], ["extract", "--level", "0.9"], ["nonsense"]):
-        ours = elsa(*line, cwd=tmp_path)
-        theirs = subprocess.run(
-            [script, *line],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            cwd=tmp_path,
-            check=False,
+        ours, theirs = (
+            subprocess.run(
+                [*start, *line],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                cwd=tmp_path,
+                check=False,
+            )
+            for start in ([sys.executable, "-m", "elsa_cli"], [script])
         )
+        forked = elsa(*line, cwd=tmp_path)  # what the other tests look at is no other thing
+        assert (forked.returncode, forked.stdout) == (ours.returncode, ours.stdout)
+        assert forked.stderr == ours.stderr
         assert (ours.returncode, ours.stdout) == (theirs.returncode, theirs.stdout)
         assert ours.stderr == theirs.stderr
 

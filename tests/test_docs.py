@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from elsa_cli import load_level, open_nested, pack, sparsify
+from tests.commands.forkserver import shared
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -84,6 +85,18 @@ def test_settled_leaves_what_does_not_vary() -> None:
     assert settled("level 0.9: 88 steps in 3.2 s  loss 0.1") == "level 0.9: 88 steps in …"
 
 
+@pytest.fixture
+def forks(maker: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `elsa` in shell lines be a fork of a process that has imported torch already."""
+    run = maker.bash
+
+    def bash(script: str, folder: Path) -> str:
+        return str(run(f"PATH={shared('torch').bin}:$PATH\n{script}", folder))
+
+    monkeypatch.setattr(maker, "bash", bash)
+
+
+@pytest.mark.usefixtures("forks")
 def test_readme_blocks_run_in_order_and_print_what_stands_there(
     folder: Path, maker: ModuleType
 ) -> None:
@@ -126,7 +139,7 @@ def test_readme_pipe_writes_the_same_bytes_as_its_first_two_lines(
     (language, first), *_ = maker.BLOCK.findall(README)
     assert language == "console"
     lines = [command for command, _ in maker.session(first)][:2]
-    assert lines == [  # as the design has them
+    assert lines == [  # the two lines that stand first on the page
         "elsa sparsify model.safetensors --levels 0.5,0.7,0.9",
         "elsa extract --level 0.9 -o sparse.safetensors",
     ]

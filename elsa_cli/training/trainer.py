@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from elsa_cli.core.level import parse_level
-from elsa_cli.errors import Interrupted
+from elsa_cli.errors import Interrupted, Param, Words
 from elsa_cli.models.data import Position
 from elsa_cli.models.seeds import seed_everything, seed_of
 from elsa_cli.training.events import PhaseReport, Watcher

@@ -68,7 +68,7 @@ def test_examples_run(command: str, stock: Path, tmp_path: Path) -> None:
             inputs = ["model.elsa.safetensors"]
         for name in inputs:
             shutil.copy(stock / name, folder)
-        done = sh(line, folder)
+        done = sh(line, folder, kind="light")
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         if "-o" in words:
             target = words[words.index("-o") + 1]
