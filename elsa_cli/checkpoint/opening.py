@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from elsa_cli.checkpoint.manifest import find_manifest
+from elsa_cli.checkpoint.manifest_reading import find_manifest
 from elsa_cli.checkpoint.names import is_ours
 from elsa_cli.checkpoint.nested.reader import NestedReader
 from elsa_cli.checkpoint.packed.reader import PackedReader

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
-from fractions import Fraction
 
 import numpy as np
 
@@ -15,9 +13,10 @@ from elsa_cli.checkpoint.source import NestedSource, Piece
 from elsa_cli.core.batch import Batch, Integers, pieces
 from elsa_cli.core.bits import Bools, Bytes, mask_bytes
 from elsa_cli.core.dtypes import DTYPES, Bits
-from elsa_cli.core.level import DENSE, Level, parse_level
+from elsa_cli.core.level import DENSE, Level
 from elsa_cli.core.work import Progress, Scratch, chunk_of, no_progress, run
-from elsa_cli.errors import NotABundle, UsageError
+from elsa_cli.errors import NotABundle
+from elsa_cli.foreign.level_names import name_levels
 from elsa_cli.storage.container import Container, TensorInfo, TensorSpec
 from elsa_cli.storage.digest import digest_ranges
 from elsa_cli.storage.output import OutputFile
@@ -26,17 +25,6 @@ from elsa_cli.storage.source import Extent
 __all__ = ["Bundle"]
 
 SPAN = 1 << 18  # weights compared at a time
-
-
-def shortest_level(kept: int, numel: int, file: str) -> Level:
-    """Return the level with the fewest decimals that keeps `kept` of `numel` weights."""
-    for digits in range(1, 25):
-        value = round(1 - Fraction(kept, numel), digits)
-        if 0 < value < 1:
-            level = parse_level(str(Decimal(value.numerator) / Decimal(value.denominator)))
-            if level.kept(numel) == kept:
-                return level
-    raise NotABundle(f"keeps {kept:,} of {numel:,} weights, which no level describes", file=file)
 
 
 @dataclass(frozen=True)
@@ -124,7 +112,8 @@ class Bundle(NestedSource):
         compared = self._compare(pruned, threads)
         self._check(pruned, compared)
         numel = sum(t.numel for t in pruned)
-        named = self._name_levels(levels, compared.kept.sum(axis=0).tolist(), numel)
+        files_kept = compared.kept.sum(axis=0).tolist()
+        named = name_levels(levels, files_kept, numel, [s.path for s in self._sparse])
         size = self._offsets[-1]
         weights = digest_ranges(
             self._dense.read_into, [(t.begin, t.nbytes) for t in pruned], threads
@@ -258,25 +247,6 @@ class Bundle(NestedSource):
                         tensor=t.name,
                         hint="the masks must nest",
                     )
-
-    def _name_levels(
-        self, levels: Sequence[Level] | None, kept: Sequence[int], numel: int
-    ) -> tuple[Level, ...]:
-        if levels is None:
-            named = [
-                shortest_level(k, numel, s.path) for k, s in zip(kept, self._sparse, strict=True)
-            ]
-        elif len(levels) != len(self._sparse):
-            raise UsageError(
-                f"{len(levels)} levels for {len(self._sparse)} sparse checkpoints",
-                hint="name one level for each",
-            )
-        else:
-            named = sorted(levels, reverse=True)
-        for k, level in enumerate(named):
-            if level in named[:k]:
-                raise NotABundle("has the level of another one", file=self._sparse[k].path)
-        return tuple(named)
 
 
 def _span(itemsize: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from elsa_cli.checkpoint.deflate import encode_text
-from elsa_cli.checkpoint.manifest import decode, find_manifest
+from elsa_cli.checkpoint.manifest_reading import decode, find_manifest
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.core.level import DENSE, parse_level
 from elsa_cli.errors import BadManifest, LevelNotStored, UnknownVersion
