@@ -136,7 +136,8 @@ def test_tracebacks(odd: Path) -> None:
     assert done.returncode == 1
     shown = safe(done.stderr)
     assert shown.startswith("Traceback (most recent call last):\n  File ")
-    assert shown.endswith("InputError: a\\x1b[2J: does not exist\n")
+    trace = "elsa_cli.errors.files.MissingFile: a\\x1b[2J: does not exist\n"
+    assert shown.endswith(trace + "Error: a\\x1b[2J: does not exist\n")
 
 
 BYTES = b"m\xff\x1b[2J\xc3\xa9.safetensors"

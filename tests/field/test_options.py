@@ -151,7 +151,7 @@ def test_the_name_of_a_norm_takes_it_and_says_so(field: Field) -> None:
         ),
         (
             ["--exclude", "net"],
-            "--exclude 'net' matches no tensor; `elsa inspect` lists the names",
+            "--exclude net matches no tensor; `elsa inspect` lists the names",
         ),
         (
             ["--role", "netz.*=head"],

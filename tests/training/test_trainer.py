@@ -611,7 +611,7 @@ def test_data_without_a_length_needs_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["epochs", "steps", "lr"])
 def test_another_number_of_values_than_levels(name: str, tmp_path: Path) -> None:
     options: Options = {name: (1, 2)}
-    with pytest.raises(UsageError, match=rf"^--{name} has 2 values for 3 levels"):
+    with pytest.raises(UsageError, match=rf"^{name} has 2 values for 3 levels"):
         phases(tmp_path, **options)
 
 
