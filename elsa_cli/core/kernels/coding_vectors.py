@@ -108,7 +108,8 @@ def take(_: Any, values: Any, first: Any, word: Any, out: Any, at: Any) -> Any:
             builder.store(dense, builder.bitcast(target, vector.as_pointer()), align=1)
             target = builder.gep(target, [ones])
         if not found:
-            return context.compile_internal(builder, take_by_loop.py_func, signature, args)
+            loop: Any = take_by_loop
+            return context.compile_internal(builder, loop.py_func, signature, args)
         return context.get_dummy_value()
 
     return types.void(values, types.intp, types.uint64, out, types.intp), generate
@@ -143,7 +144,8 @@ def put(_: Any, values: Any, at: Any, word: Any, out: Any, first: Any) -> Any:
             builder.store(wide, place, align=1)
             source = builder.gep(source, [ones])
         if not found:
-            return context.compile_internal(builder, put_by_loop.py_func, signature, args)
+            loop: Any = put_by_loop
+            return context.compile_internal(builder, loop.py_func, signature, args)
         return context.get_dummy_value()
 
     return types.void(values, types.intp, types.uint64, out, types.intp), generate
