@@ -17,14 +17,24 @@ from elsa_cli.core.kernels.coding_words import (
 )
 from elsa_cli.core.kernels.compiling import kernel
 
-__all__ = ["code_several", "decode_several", "gaps", "gather", "scatter", "tally", "ungaps"]
+__all__ = [
+    "code_several",
+    "decode_several",
+    "gaps",
+    "gather",
+    "scatter",
+    "tally",
+    "ungaps",
+    "valid_bits",
+    "word_at",
+]
 
 ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 ZERO, ONE = np.uint64(0), np.uint64(1)
 
 
 @kernel
-def _word(mask: Any, at: int) -> Any:
+def word_at(mask: Any, at: int) -> Any:
     """Return 8 bytes of a mask from byte `at`; those behind its end are 0."""
     if at + 8 <= mask.size:
         return load64(mask, at)
@@ -35,7 +45,7 @@ def _word(mask: Any, at: int) -> Any:
 
 
 @kernel
-def _valid(left: int) -> Any:
+def valid_bits(left: int) -> Any:
     """Return a word in which the lowest `left` bits are set, all if it has fewer."""
     return ALL if left >= 64 else (ONE << np.uint64(left)) - ONE
 
@@ -58,8 +68,8 @@ def tally(sparser: Any, denser: Any, ends: Any, kept: Any) -> int:
         part = denser[begin : ends[n]]
         under = sparser[begin : ends[n]] if sparser.size else part
         whole = part.size >> 3
-        total = popcount(_word(part, 8 * whole))
-        strays = _word(under, 8 * whole) & ~_word(part, 8 * whole)
+        total = popcount(word_at(part, 8 * whole))
+        strays = word_at(under, 8 * whole) & ~word_at(part, 8 * whole)
         for at in range(whole):
             word = load64(part, 8 * at)
             total += popcount(word)
@@ -77,10 +87,10 @@ def gather(sparser: Any, denser: Any, count: int, state: Any, out: Any) -> int:
     held, many = np.uint64(state[0]), state[1]
     done = 0
     for at in range(0, (count + 7) >> 3, 8):
-        free = _valid(count - 8 * at)
+        free = valid_bits(count - 8 * at)
         if sparser.size:
-            free &= ~_word(sparser, at)
-        bits = extract(_word(denser, at), free)
+            free &= ~word_at(sparser, at)
+        bits = extract(word_at(denser, at), free)
         word = held | (bits << np.uint64(many))
         store64(out, done, word)
         total = many + popcount(free)
@@ -101,7 +111,7 @@ def gaps(bits: Any, count: int, coding: int, state: Any, out: Any) -> int:
     done = 0
     flip = ALL if coding == ZEROS else ZERO
     for at in range(0, (count + 7) >> 3, 8):
-        word = (_word(bits, at) ^ flip) & _valid(count - 8 * at)
+        word = (word_at(bits, at) ^ flip) & valid_bits(count - 8 * at)
         base = 8 * at
         while word:
             where = base + trailing_zeros(word)
@@ -144,8 +154,8 @@ def scatter(bits: Any, begin: int, sparser: Any, count: int, out: Any) -> int:
     total = 0
     at = begin
     for to in range(0, (count + 7) >> 3, 8):
-        taken = _word(sparser, to) if sparser.size else ZERO
-        free = _valid(count - 8 * to) & ~taken
+        taken = word_at(sparser, to) if sparser.size else ZERO
+        free = valid_bits(count - 8 * to) & ~taken
         byte, skipped = at >> 3, np.uint64(at & 7)
         word = load64(bits, byte) >> skipped
         if skipped:

@@ -49,11 +49,24 @@ import numpy as np
 from elsa_cli.core.kernels.coding_masks_compiled import gather
 state, out = np.zeros(2, np.int64), np.empty(20, np.uint8)
 assert gather(np.array([0x12], np.uint8), np.array([0x96], np.uint8), 8, state, out) == 0
+from elsa_cli.core.kernels.coding_weights_compiled import assemble, deal
+rng = np.random.default_rng(1)
+weights = rng.integers(0, 1 << 16, 2000).astype(np.uint16)
+kept = rng.random(2000) < 0.4
+mask, nothing = np.packbits(kept, bitorder="little"), np.zeros(0, np.uint8)
+shells, back = np.empty(2000, np.uint16), np.empty(2000, np.uint16)
+number = deal(weights, nothing, mask, shells)
+assert deal(weights, mask, nothing, shells[number:]) == 2000 - number
+assert shells.tolist() == [*weights[kept], *weights[~kept]]
+assemble(shells, np.array([0, number]), mask.reshape(1, -1), back)
+assert back.tolist() == weights.tolist()
+assemble(shells, np.array([0]), mask.reshape(1, -1), back)
+assert back.tolist() == np.where(kept, weights, 0).tolist()
 print(state.tolist())
 """
 
 
-def test_a_processor_without_the_instruction() -> None:
+def test_a_processor_without_the_instructions() -> None:
     environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     done = subprocess.run(
         [sys.executable, "-c", PLAIN], capture_output=True, text=True, env=environment
