@@ -1,6 +1,7 @@
 # make demo    set up, and run the main job on the digits network
 # make test    set up, and run all tests
 # make test-old run the tests of files as on a system without the newer calls
+# make test-benchmarks run every benchmark on something small
 # make check   set up; format, lint, types
 # make bench   speed and memory; writes docs/performance.md (about an hour, 32 GB of disk)
 # make quality what the levels are worth; writes docs/quality.md (needs Debian's dataset-fashion-mnist)
@@ -20,13 +21,16 @@ SPREAD = -n auto --dist worksteal
 FILES = elsa_cli tests examples benchmarks docs
 SEEDS = 0 1 2 3 4
 
-.PHONY: demo test test-old check bench quality step many docs readme picture clean
+.PHONY: demo test test-benchmarks test-old check bench quality step many docs readme picture clean
 
 demo: $(VENV)/.train
 	$(BIN)/python examples/digits/demo.py build/demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(SPREAD)
+
+test-benchmarks: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto -m benchmarks tests/benchmarks
 
 test-old: $(VENV)/.dev
 	$(BIN)/python -m pytest $(SPREAD) --no-modern-calls $(OLD)

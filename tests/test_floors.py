@@ -37,11 +37,6 @@ PLANNED = {"completion"}
 # Who may import torch at the top of a file, and who elsewhere, with the reason.
 TORCH_ROOMS = {"models", "training"}
 TORCH = ("torch", "torchvision")
-TORCH_BESIDE = {
-    "operations/_memory.py": "writes state dicts for the scans; belongs to models/nested_file.py",
-}
-# Faults of `__all__` in files that are being rewritten.
-UNLISTED = {"foreign/bundle.py": ["shortest_level is missing"]}
 # Files of those rooms that have to be importable without torch.
 WITHOUT_TORCH = {"training/__init__.py", "training/events.py", "training/options.py"}
 
@@ -134,10 +129,8 @@ def test_who_imports_torch() -> None:
                 continue
             found.add(name)
             own = room(file.relative_to(ROOT).parts)
-            allowed = own in TORCH_ROOMS or name in TORCH_BESIDE
-            assert allowed, f"{file}:{node.lineno} imports torch"
+            assert own in TORCH_ROOMS, f"{file}:{node.lineno} imports torch"
             assert name not in WITHOUT_TORCH, f"{file}:{node.lineno} imports torch"
-    assert set(TORCH_BESIDE) <= found, "an exception that no file needs any more"
     assert len(found) > 10
 
 
@@ -224,8 +217,7 @@ def test_all_lists_what_is_public(file: Path) -> None:
         tree.body = [
             n for n in tree.body if getattr(n, "name", "") not in ("__getattr__", "__dir__")
         ]
-    unlisted = UNLISTED.get(str(file.relative_to(ROOT)), [])
-    assert [f for f in faults(tree, package=file.name == "__init__.py") if f not in unlisted] == []
+    assert faults(tree, package=file.name == "__init__.py") == []
 
 
 @pytest.mark.parametrize(

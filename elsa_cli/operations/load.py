@@ -15,8 +15,9 @@ from elsa_cli.core.bits import Bools, unpack_bits
 from elsa_cli.core.closing import Closing
 from elsa_cli.core.dtypes import DType
 from elsa_cli.core.level import Level, parse_level
+from elsa_cli.core.packages import require
 from elsa_cli.core.work import Scratch, run
-from elsa_cli.errors import ElsaError, UsageError
+from elsa_cli.errors import Param, UsageError, Words
 
 __all__ = ["NestedCheckpoint", "load_level", "open_nested"]
 
@@ -99,11 +100,14 @@ class NestedCheckpoint(Closing):
         Raises:
             LevelNotStored: There is no such level.
             UsageError: There is no such framework, or it lacks one of the dtypes.
-            ElsaError: torch is not installed.
+            MissingPackage: torch is not installed.
         """
         wanted = self.require(level)
         if framework not in ("torch", "numpy"):
             raise UsageError(f"there is no framework {framework!r}", hint="use torch or numpy")
+        if framework == "torch":
+            without = Words("load with {}", Param("framework", "numpy"))
+            require("torch", "train", instead=without)
         reader = self._reader
         buffers = {t.name: np.empty(t.nbytes, np.uint8) for t in reader.tensors.values()}
         for spec, (source, offset, _) in reader.verbatim(wanted):
@@ -177,9 +181,6 @@ def _to_numpy(data: NDArray[np.uint8], dtype: DType, shape: tuple[int, ...]) -> 
 
 
 def _to_torch(data: NDArray[np.uint8], dtype: DType, shape: tuple[int, ...]) -> Any:
-    try:
-        from elsa_cli.models.tensors import from_bytes
-    except ElsaError as error:
-        hint = "pip install 'elsa-cli[train]', or load with framework='numpy'"
-        raise ElsaError("torch is not installed", hint=hint) from error
+    from elsa_cli.models.tensors import from_bytes
+
     return from_bytes(data, dtype, shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from elsa_cli.errors import InputError, TruncatedFile
+from elsa_cli.errors import InputError, MissingFile, TruncatedFile
 from elsa_cli.storage.source import ByteSource
 from elsa_cli.storage.system import read_some
 
@@ -35,6 +35,8 @@ class LocalFile(ByteSource):
                     "is not a regular file", file=self.name, hint="pipe it in, and name it -"
                 )
             self._fd = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise MissingFile("does not exist", file=self.name) from error
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", file=self.name) from error
         self.size = os.fstat(self._fd).st_size

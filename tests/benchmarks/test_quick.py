@@ -60,6 +60,7 @@ def check_markdown(page: str) -> None:
             assert not before
 
 
+@pytest.mark.benchmarks
 def test_the_page_of_speed_has_a_figure_for_every_goal(tmp_path: Path) -> None:
     docs = quick("speed", tmp_path, "--folder", str(tmp_path / "scratch"))
     page = (docs / "performance.md").read_text()
@@ -99,6 +100,7 @@ def test_a_count_below_one_is_refused(count: str) -> None:
     assert "--rounds and --tensors count from 1" in done.stderr
 
 
+@pytest.mark.benchmarks
 def test_the_page_of_many_tensors_has_every_command(tmp_path: Path) -> None:
     docs = quick("speed.many_tensors", tmp_path, "--tensors", "9", "--folder", str(tmp_path))
     page = (docs / "many_tensors.md").read_text()
@@ -108,6 +110,7 @@ def test_the_page_of_many_tensors_has_every_command(tmp_path: Path) -> None:
     assert [row[0] for row in goals[2:]] == [command["what"] for command in figures["commands"]]
 
 
+@pytest.mark.benchmarks
 def test_the_page_of_a_step_has_every_network(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     docs = quick("step", tmp_path, "--rounds", "2", "--device", "cpu", "--threads", "1")

@@ -136,7 +136,8 @@ def test_without_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", WITHOUT_TORCH, str(file)], capture_output=True, text=True
     )
     assert done.stdout == (
-        "torch is not installed; pip install 'elsa-cli[train]', or load with framework='numpy'\n"
+        "this needs torch, which is not installed; pip install 'elsa-cli[train]', or load with "
+        'framework="numpy"\n'
     ), done.stderr
 
 

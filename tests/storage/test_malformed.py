@@ -207,7 +207,7 @@ def test_a_refused_file_is_closed(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="does not exist"):
         Container(tmp_path / "absent")
     with pytest.raises(InputError, match="is a folder"):
         Container(tmp_path)

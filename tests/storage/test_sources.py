@@ -118,7 +118,7 @@ def test_nothing_at_all(kind: Callable[[Path, bytes], ByteSource], tmp_path: Pat
 
 
 def test_a_file_that_is_not_there_or_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         LocalFile(tmp_path / "nothing")
     with pytest.raises(InputError, match="is a folder"):
         LocalFile(tmp_path)

@@ -46,9 +46,10 @@ def write_packed(
 
     Raises:
         BadManifest: The masks do not nest, or do not have the counts listed.
-        ValueError: The manifest has no counts.
+        ValueError: The manifest has no counts or no digests.
     """
-    if not all(entry.kept for entry in source.manifest.tensors):
+    draft = source.manifest
+    if not all(entry.kept and entry.digest for entry in draft.tensors) or not draft.mask_digests:
         raise ValueError("the masks are not counted yet; write a nested checkpoint first")
     total = sum(t.numel * t.dtype.itemsize for t in source.manifest.tensors)
     progress(0, 2 * total)
