@@ -18,7 +18,7 @@ import numpy as np
 
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.members import depth_of
-from elsa_cli.core.batch import Batch, batches
+from elsa_cli.core.batch import Batch, batches, largest_first
 from elsa_cli.core.bits import Bytes, zero_unkept
 from elsa_cli.core.closing import Closing
 from elsa_cli.core.dtypes import Bits
@@ -129,7 +129,7 @@ class NestedSource(Closing):
         """Yield independent batches of what `verbatim` leaves out of a network, for `network`."""
         copied = {spec.name for spec, _ in self.verbatim(level)}
         if any(t.name not in copied for t in self.manifest.tensors):
-            yield from self.jobs()
+            yield from largest_first(self.jobs())
 
     def network(
         self, batch: Batch, level: Level, scratch: Scratch

@@ -11,7 +11,7 @@ where several dtypes meet, single bytes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,16 @@ from elsa_cli.core.bits import Bools, Bytes, pack_bits, popcount, unpack_bits
 from elsa_cli.core.dtypes import Bits, DType
 from elsa_cli.core.work import spans
 
-__all__ = ["Batch", "Integers", "batches", "pieces", "segment_sums", "spread", "starts"]
+__all__ = [
+    "Batch",
+    "Integers",
+    "batches",
+    "largest_first",
+    "pieces",
+    "segment_sums",
+    "spread",
+    "starts",
+]
 
 SMALL = 1 << 14  # weights of a tensor from which on joining it costs more than it saves
 
@@ -273,3 +282,8 @@ def pieces(
     """Yield what `batches` does, larger tensors in parts that make a piece."""
     for batch in batches(sizes, dtypes, limit):
         yield from batch.pieces(limit)
+
+
+def largest_first(found: Iterable[Batch]) -> list[Batch]:
+    """Return batches by size, so that threads that take them in turn end at about one time."""
+    return sorted(found, key=lambda batch: -batch.nbytes)

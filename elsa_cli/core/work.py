@@ -6,6 +6,7 @@ the outcome is the same for any number of threads.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
@@ -26,6 +27,7 @@ __all__ = [
     "chunk_of",
     "default_threads",
     "no_progress",
+    "pieces_of",
     "run",
     "spans",
     "threads_for",
@@ -35,6 +37,7 @@ __all__ = [
 # threads rarely meet at the interpreter's lock, which they pass between two steps on arrays.
 CHUNK = 1 << 20
 CHUNK_BYTES = 1 << 21
+_chunk = CHUNK  # changed by `pieces_of` alone
 FEW = 1 << 14  # weights of a tensor, on average, for which a second thread is worth it
 AHEAD = 1 << 19  # bytes read at once where reads are small
 
@@ -42,7 +45,7 @@ AHEAD = 1 << 19  # bytes read at once where reads are small
 class Readable(Protocol):
     """What can be read ahead: a file's data."""
 
-    available: int
+    data_there: int
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a buffer from an offset of the data."""
@@ -106,7 +109,7 @@ class Scratch:
             return
         key, begin, end = self._ahead
         if key != id(file) or not begin <= offset or offset + size > end:
-            begin, end = offset, min(offset + AHEAD, file.available)
+            begin, end = offset, min(offset + AHEAD, file.data_there)
             file.read_into(begin, self.array("ahead", end - begin, np.uint8).data)
             self._ahead = (id(file), begin, end)
         view[:] = self._buffers["ahead"].data[offset - begin : offset - begin + size]
@@ -122,10 +125,29 @@ class Scratch:
 
 def chunk_of(itemsize: int) -> int:
     """Return how many weights of `itemsize` bytes make a piece."""
-    return min(CHUNK, CHUNK_BYTES // itemsize)
+    return min(_chunk, CHUNK_BYTES // itemsize)
 
 
-def spans(numel: int, step: int = CHUNK) -> Iterator[tuple[int, int]]:
+@contextlib.contextmanager
+def pieces_of(weights: int) -> Iterator[None]:
+    """Let every operation work in pieces of at most so many weights, in the whole process.
+
+    For machines with very little memory, and for tests: results do not depend on it.
+
+    Args:
+        weights: A multiple of 8.
+    """
+    global _chunk
+    assert weights > 0
+    assert weights % 8 == 0
+    before, _chunk = _chunk, weights
+    try:
+        yield
+    finally:
+        _chunk = before
+
+
+def spans(numel: int, step: int) -> Iterator[tuple[int, int]]:
     """Yield (start, count) of consecutive pieces of `numel` elements."""
     for start in range(0, numel, step):
         yield start, min(step, numel - start)

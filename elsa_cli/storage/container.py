@@ -46,7 +46,7 @@ class Container(Closing):
         metadata: The `__metadata__` of the header, empty if there is none.
         header_bytes: Where the data begins, bytes from the start of the file.
         data_bytes: How many bytes of data the header promises.
-        available: How many bytes of data the file has; less only in a cut packed checkpoint.
+        data_there: How many bytes of data the file has; less only in a cut packed checkpoint.
     """
 
     def __init__(self, source: str | os.PathLike[str] | ByteSource) -> None:
@@ -72,7 +72,7 @@ class Container(Closing):
                     raise
                 raise other from error
             self.data_bytes = check_tiling(self.path, self.tensors)
-            self.available = min(size - self.header_bytes, self.data_bytes)
+            self.data_there = min(size - self.header_bytes, self.data_bytes)
             surplus = size - self.header_bytes - self.data_bytes
             if surplus > 0:
                 raise TrailingBytes(
@@ -97,10 +97,10 @@ class Container(Closing):
 
     def require_whole(self) -> None:
         """Raise TruncatedFile if data that the header promises is missing."""
-        if self.available < self.data_bytes:
-            last = next(t for t in self.tensors if t.end > self.available)
+        if self.data_there < self.data_bytes:
+            last = next(t for t in self.tensors if t.end > self.data_there)
             raise TruncatedFile(
-                f"the file ends {self.data_bytes - self.available:,} bytes early",
+                f"the file ends {self.data_bytes - self.data_there:,} bytes early",
                 file=self.path,
                 tensor=last.name,
                 hint="the file is damaged; fetch or save it again",

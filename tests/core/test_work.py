@@ -7,14 +7,24 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from elsa_cli.core.work import CHUNK, Scratch, default_threads, run, spans
+from elsa_cli.core.work import (
+    CHUNK,
+    CHUNK_BYTES,
+    Beside,
+    Scratch,
+    chunk_of,
+    default_threads,
+    pieces_of,
+    run,
+    spans,
+)
 
 
 def test_spans_tile_without_gap() -> None:
-    assert list(spans(0)) == []
+    assert list(spans(0, 4)) == []
     assert list(spans(10, 4)) == [(0, 4), (4, 4), (8, 2)]
     assert list(spans(8, 4)) == [(0, 4), (4, 4)]
-    assert list(spans(CHUNK + 1)) == [(0, CHUNK), (CHUNK, 1)]
+    assert list(spans(CHUNK + 1, CHUNK)) == [(0, CHUNK), (CHUNK, 1)]
     assert CHUNK % 8 == 0  # each piece begins on a byte of a mask
 
 
@@ -101,3 +111,55 @@ def test_default_threads_is_what_the_process_may_use(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "sched_getaffinity", refused)
     assert default_threads() == 2
+
+
+def test_pieces_can_be_made_smaller_for_a_while() -> None:
+    assert (chunk_of(1), chunk_of(8)) == (CHUNK, CHUNK_BYTES // 8)
+    with pieces_of(48):
+        assert (chunk_of(1), chunk_of(8)) == (48, 48)
+    with pytest.raises(KeyError), pieces_of(8):
+        raise KeyError
+    assert chunk_of(1) == CHUNK
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_work_beside_is_done_when_the_block_ends(threads: int) -> None:
+    done: list[int] = []
+    with Beside(range(100), done.append, threads):
+        pass
+    assert sorted(done) == list(range(100))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_an_error_of_work_beside_is_raised(threads: int) -> None:
+    def work(item: int) -> None:
+        if item == 7:
+            raise ValueError("seven")
+
+    with pytest.raises(ValueError, match="seven"), Beside(range(100), work, threads):
+        pass
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_of_the_main_work_ends_the_work_beside(threads: int) -> None:
+    begun = threading.Event()
+    done: list[int] = []
+
+    def work(item: int) -> None:
+        done.append(item)
+        begun.set()
+
+    def endless() -> Iterator[int]:
+        item = 0
+        while True:
+            yield item
+            item += 1
+
+    def fail() -> None:
+        if threads > 1:
+            assert begun.wait(60)
+        raise KeyError
+
+    with pytest.raises(KeyError), Beside(endless(), work, threads):
+        fail()
+    assert bool(done) == (threads > 1)  # the endless work has ended: nothing hangs

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from elsa_cli import open_nested
-from elsa_cli.core.work import spans
 from tests.helpers import (
     BITS,
     FLOATS,
@@ -93,14 +91,6 @@ def stored_masks(path: Path, level: str) -> dict[str, Mask]:
     """Return the masks of a level, flat."""
     with open_nested(path) as checkpoint:
         return {name: checkpoint.mask(level, name).reshape(-1) for name in checkpoint.prunable}
-
-
-def small_pieces(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Make every operation work in pieces of `size` weights, a multiple of 8."""
-    monkeypatch.setattr(spans, "__defaults__", (size,))
-    monkeypatch.setattr("elsa_cli.core.work.CHUNK", size)
-    for module in ("reader", "shellcoding"):
-        monkeypatch.setattr(f"elsa_cli.checkpoint.packed.{module}.PIECE", size)
 
 
 def flip(path: Path, offset: int, bit: int = 0) -> None:

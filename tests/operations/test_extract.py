@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from elsa_cli import ElsaError, extract, pack, sparsify
+from elsa_cli.core.work import pieces_of
 from elsa_cli.errors import (
     CutFile,
     LevelNotStored,
@@ -22,7 +23,6 @@ from tests.operations.models import (
     every_dtype,
     network,
     save,
-    small_pieces,
     stored_masks,
     zeroed,
 )
@@ -54,12 +54,11 @@ def test_from_nested_and_packed_alike(
         extract(nested, level, tmp_path / "x")
         assert_network(tmp_path / "x", expected)
         first = (tmp_path / "x").read_bytes()
-        with monkeypatch.context() as patch:
-            for size in (1 << 18, 72):
-                small_pieces(patch, size)
-                for file, threads in ((nested, 3), (packed, 1), (packed, 3)):
+        for size in (1 << 18, 72):
+            for file, threads in ((nested, 3), (packed, 1), (packed, 3)):
+                with pieces_of(size):
                     extract(file, level, tmp_path / "x", threads=threads)
-                    assert (tmp_path / "x").read_bytes() == first
+                assert (tmp_path / "x").read_bytes() == first
 
 
 def test_dense_is_the_original_in_the_librarys_order(tmp_path: Path) -> None:

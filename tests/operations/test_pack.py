@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from elsa_cli import extract, pack, sparsify, unpack, verify
+from elsa_cli.core.work import pieces_of
 from elsa_cli.errors import (
     CutFile,
     InputError,
@@ -24,7 +25,6 @@ from tests.operations.models import (
     every_dtype,
     network,
     save,
-    small_pieces,
     zeroed,
 )
 
@@ -48,10 +48,10 @@ def test_there_and_back(
     assert undone.bytes_out == len(first)
     assert nested.read_bytes() == first
     for size in (1 << 18, 72):
-        small_pieces(monkeypatch, size)
         for threads in (1, 3):
-            pack(nested, tmp_path / "p", threads=threads)
-            unpack(tmp_path / "p", tmp_path / "n", threads=threads)
+            with pieces_of(size):
+                pack(nested, tmp_path / "p", threads=threads)
+                unpack(tmp_path / "p", tmp_path / "n", threads=threads)
             assert (tmp_path / "p").read_bytes() == packed
             assert (tmp_path / "n").read_bytes() == first
 

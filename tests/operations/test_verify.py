@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from elsa_cli import pack, sparsify, verify
+from elsa_cli.core.work import pieces_of
 from elsa_cli.errors import BadManifest, CutFile, NotNested, TruncatedFile
 from elsa_cli.operations.verify import VerifyReport
 from tests.helpers import read_safetensors, write_safetensors
-from tests.operations.models import LEVELS, flip, network, place, save, small_pieces
+from tests.operations.models import LEVELS, flip, network, place, save
 
 
 def make(tmp_path: Path, masks: str) -> Path:
@@ -56,12 +57,13 @@ def test_whole_files(masks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     nested = make(tmp_path, masks)
     packed = pack(nested).output
     for size in (1 << 18, 40):
-        small_pieces(monkeypatch, size)
         for threads in (1, 3):
-            report = verify(nested, threads=threads)
+            with pieces_of(size):
+                report = verify(nested, threads=threads)
             assert (report.ok, report.kind, report.tensors) == (True, "nested", 6)
             assert report.digests == 6 + len(LEVELS)
-            report = verify(packed, threads=threads)
+            with pieces_of(size):
+                report = verify(packed, threads=threads)
             assert (report.ok, report.kind, report.tensors) == (True, "packed", 6)
             assert report.digests == 2 + len(LEVELS)
             assert [level.text for level in report.levels] == [*LEVELS, "dense"]

@@ -53,7 +53,7 @@ def test_legal_oddities(tmp_path: Path, case: str, padding: int) -> None:
             container.require_whole()
             assert container.metadata == header.get("__metadata__", {})
             assert container.header_bytes == 8 + len(text)
-            assert container.data_bytes == container.available == size
+            assert container.data_bytes == container.data_there == size
             assert {t.name for t in container.tensors} == tensors.keys()
             begins = [t.begin for t in container.tensors]
             assert begins == sorted(begins)

@@ -63,7 +63,7 @@ def test_a_header_that_ends_early_is_truncated(tmp_path: Path) -> None:
 def test_data_that_ends_early_is_truncated(tmp_path: Path) -> None:
     path = write_raw(tmp_path / "m", {"a": entry(0, 4), "b": entry(4, 8)}, bytes(5))
     with Container(path) as container:
-        assert container.available == 5
+        assert container.data_there == 5
         with pytest.raises(TruncatedFile, match="3 bytes early") as caught:
             container.require_whole()
         assert str(path) in str(caught.value)

@@ -19,22 +19,20 @@ from elsa_cli.checkpoint.packed.maskbatch import MaskStreams
 from elsa_cli.checkpoint.packed.maskcode import NOTHING, MaskStream, coding_of
 from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.checkpoint.source import Piece
-from elsa_cli.core.batch import Batch, Integers, batches, starts
+from elsa_cli.core.batch import Batch, Integers, starts
 from elsa_cli.core.bits import Bytes, popcount
 from elsa_cli.core.dtypes import Bits
 from elsa_cli.core.kernels.coding_masks import mask_kernels
 from elsa_cli.core.kernels.coding_weights import weight_kernels
 from elsa_cli.core.level import DENSE, Level
-from elsa_cli.core.work import Progress, Scratch
+from elsa_cli.core.work import Progress, Scratch, chunk_of
 from elsa_cli.errors import CutFile
 from elsa_cli.storage.container import Container
 from elsa_cli.storage.digest import digest_ranges
 from elsa_cli.storage.header import TensorInfo, TensorSpec, lay_out
 from elsa_cli.storage.source import Extent
 
-__all__ = ["PIECE", "PackedReader"]
-
-PIECE = 1 << 19  # weights taken apart or put together at a time
+__all__ = ["PackedReader"]
 
 
 class PackedReader(Reader):
@@ -72,7 +70,7 @@ class PackedReader(Reader):
         self._available = tuple(
             level
             for level, section in zip(manifest.members, self._sections, strict=True)
-            if section.end <= container.available
+            if section.end <= container.data_there
         )
         if not self._available:
             self.require(manifest.members[0])
@@ -95,7 +93,7 @@ class PackedReader(Reader):
         if found not in self._available:
             assert self.manifest.packing is not None
             needed = self.manifest.packing.prefix[self.manifest.members.index(found)]
-            size = self.container.header_bytes + self.container.available
+            size = self.container.header_bytes + self.container.data_there
             held = ", ".join(map(str, self._available))
             raise CutFile(
                 f"level {found} needs the first {needed:,} bytes, the file ends after {size:,}",
@@ -115,11 +113,6 @@ class PackedReader(Reader):
         for t in self._shared:
             if t.name not in left_out:
                 yield t.spec, self.container.extent(t)
-
-    def wholes(self) -> Iterator[Batch]:
-        """Yield whole tensors, in the order of the manifest: several small ones at a time."""
-        tensors = self.manifest.tensors
-        return batches([t.numel for t in tensors], [t.dtype for t in tensors], lambda _: PIECE)
 
     def pieces(self, batch: Batch, scratch: Scratch) -> Iterator[Piece]:
         """Yield weights and masks of whole tensors; see `NestedSource`."""
@@ -169,9 +162,9 @@ class PackedReader(Reader):
     def unfinished(self) -> Iterator[str]:
         """Yield what is there of a level that the file does not have whole."""
         held = self._sections[len(self._available) - 1].end
-        if self.container.available != held:
+        if self.container.data_there != held:
             yield (
-                f"{self.container.available - held:,} bytes after level {self._available[-1]}, "
+                f"{self.container.data_there - held:,} bytes after level {self._available[-1]}, "
                 "too few for the next one"
             )
 
@@ -203,7 +196,7 @@ class PackedReader(Reader):
         name = self.manifest.tensors[batch.first].name
         streams = self._streams(batch, depth)
         left = self._shells[batch.first, : len(streams)].tolist()
-        for piece in batch.pieces(lambda _: PIECE):
+        for piece in batch.pieces(chunk_of):
             try:
                 masks, found = self._masks(piece, streams)
             except ValueError as error:

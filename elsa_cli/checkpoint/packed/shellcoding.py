@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from elsa_cli.checkpoint.checks import count_masks, require_counts, require_nested
-from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.packed.layout import shell_sizes
 from elsa_cli.checkpoint.packed.maskbatch import code_masks
 from elsa_cli.checkpoint.packed.maskcode import NOTHING, MaskCoder, coding_of
 from elsa_cli.checkpoint.source import NestedSource
-from elsa_cli.core.batch import Batch, Integers, batches
+from elsa_cli.core.batch import Batch, Integers, largest_first
 from elsa_cli.core.bits import Bytes
 from elsa_cli.core.work import Progress, run
 from elsa_cli.storage.output import OutputFile, Policy
 from elsa_cli.storage.source import Extent
 
-__all__ = ["PIECE", "CodedMasks", "Spool", "code_shells", "wholes"]
+__all__ = ["CodedMasks", "Spool", "code_shells"]
 
-PIECE = 1 << 19  # weights whose masks are coded at a time
 SPOOL_BYTES = 1 << 16
 
 
@@ -89,12 +87,6 @@ class CodedMasks:
     extents: Sequence[Sequence[tuple[int, int]]]
 
 
-def wholes(manifest: Manifest) -> Iterator[Batch]:
-    """Yield whole tensors, in order: several small ones at a time."""
-    tensors = manifest.tensors
-    return batches([t.numel for t in tensors], [t.dtype for t in tensors], lambda _: PIECE)
-
-
 def code_shells(source: NestedSource, spool: Spool, threads: int, progress: Progress) -> CodedMasks:
     """Code the shell masks of all tensors.
 
@@ -111,7 +103,7 @@ def code_shells(source: NestedSource, spool: Spool, threads: int, progress: Prog
         extents[batch.first] = code(source, spool, batch, shells[batch.rows], sizes[batch.rows])
         progress(batch.nbytes)
 
-    run(wholes(manifest), work, lambda: None, threads)
+    run(largest_first(source.wholes()), work, lambda: None, threads)
     found = [extents[first] for first in sorted(extents)]
     return CodedMasks(
         sizes,

@@ -16,9 +16,9 @@ import numpy as np
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.names import stored
 from elsa_cli.checkpoint.packed.layout import Layout, plan_layout, shell_sizes
-from elsa_cli.checkpoint.packed.shellcoding import CodedMasks, Spool, code_shells, wholes
+from elsa_cli.checkpoint.packed.shellcoding import CodedMasks, Spool, code_shells
 from elsa_cli.checkpoint.source import NestedSource
-from elsa_cli.core.batch import Batch
+from elsa_cli.core.batch import Batch, largest_first
 from elsa_cli.core.bits import Bytes
 from elsa_cli.core.dtypes import Bits
 from elsa_cli.core.kernels.coding_masks import NOTHING
@@ -114,7 +114,7 @@ def _deal_values(
                 targets[shell] += values.nbytes
             progress(cells.nbytes)
 
-    run(wholes(manifest), work, Scratch, threads)
+    run(largest_first(source.wholes()), work, Scratch, threads)
 
 
 def _shells(bits: Bits, packed: Sequence[Bytes], scratch: Scratch) -> Iterator[Bits]:

@@ -15,7 +15,7 @@ from types import ModuleType
 
 from elsa_cli.errors import UsageError
 
-__all__ = ["ENOUGH", "VARIABLE", "form"]
+__all__ = ["ENOUGH", "VARIABLE", "compiles", "form"]
 
 # Bytes of weights for which loading compiled code pays for itself.
 ENOUGH = 1 << 26

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.checkpoint.packed.reader import PackedReader
 from elsa_cli.core.bits import unpack_bits
-from elsa_cli.core.work import no_progress
+from elsa_cli.core.work import CHUNK, no_progress
 from elsa_cli.errors import BadManifest, CutFile, TruncatedFile
 from tests.helpers import read_safetensors
 from tests.networks import (
@@ -67,10 +67,7 @@ def test_masks(packed: Path) -> None:
 
 
 def test_tensors_longer_than_a_piece(tmp_path: Path) -> None:
-    from elsa_cli.checkpoint.packed.reader import PIECE
-    from elsa_cli.core.work import CHUNK
-
-    specs = [("a", "F8_E5M2", (PIECE + 1,)), ("b", "F16", (CHUNK + PIECE - 3,)), ("c", "F64", (3,))]
+    specs = [("a", "F8_E5M2", (CHUNK + 1,)), ("b", "F16", (2 * CHUNK - 3,)), ("c", "F64", (3,))]
     net = make("long", ("0.75", "0.25"), specs, shared=(), per_level=())
     with opened(write_pack(tmp_path / "p", write_nested(tmp_path / "n", net))) as reader:
         for level in ("0.75", "0.25", "dense"):
