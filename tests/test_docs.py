@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text()
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 # Benchmarks and `make docs` write the other pages.
 BY_HAND = (
-    *("README.md", "CONTRIBUTING.md", "examples/digits/README.md"),
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/digits/README.md"),
     *("docs/checkpoints.md", "docs/recipes.md"),
 )
 WIDTH = 100
