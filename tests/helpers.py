@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from tests.commands.forkserver import shared
+
 # Bits an element, in the order of the library's enumeration; it writes files in descending order.
 BITS = {
     "BOOL": 8,
@@ -200,7 +202,7 @@ def elsa(
     cwd: StrPath | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the command line in a process of its own.
+    """Run the command line in a process of its own: a fork, if Python needs no variable to start.
 
     Args:
         args: Arguments.
@@ -208,6 +210,8 @@ def elsa(
         cwd: Where it runs.
         env: Variables added to those of this process.
     """
+    if not any(name.startswith("PYTHON") for name in env or {}):
+        return shared("light").call(*args, cwd=cwd, env=env, stdin=stdin)
     source: dict[str, Any]
     source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
     if stdin is None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 
 from elsa_cli.checkpoint.manifest import Entry, Manifest
-from elsa_cli.checkpoint.nested.reader import NestedReader
-from elsa_cli.checkpoint.nested.writer import NestedWriter
+from elsa_cli.checkpoint.nested import writer
 from elsa_cli.checkpoint.opening import open_nested
 from elsa_cli.checkpoint.packed.writer import write_packed
-from elsa_cli.checkpoint.source import Reader
+from elsa_cli.checkpoint.source import NestedSource, Piece
 from elsa_cli.core.batch import Batch
-from elsa_cli.core.bits import pack_bits
+from elsa_cli.core.bits import Bytes, pack_bits
 from elsa_cli.core.dtypes import DTYPES
-from elsa_cli.core.level import parse_levels
-from elsa_cli.core.work import Scratch, no_progress
+from elsa_cli.core.level import DENSE, Level, parse_levels
+from elsa_cli.core.work import Scratch
 from elsa_cli.storage.container import Container
-from elsa_cli.storage.digest import digest_ranges
+from elsa_cli.storage.header import TensorSpec
 from elsa_cli.storage.output import OutputFile
+from elsa_cli.storage.source import Extent
 from tests.helpers import (
     FLOATS,
     StrPath,
@@ -131,49 +131,65 @@ def make(
     return Network(tuple(tensors), masks, own)
 
 
-def write_nested(path: Path, network: Network, masks: str = "auto") -> Path:
-    """Write a nested checkpoint."""
-    levels = parse_levels(list(network.masks))
-    plain = network.write(path.with_name(path.name + ".plain"))
-    with Container(plain) as source, OutputFile(path) as out:
-        dense = {t.name: t for t in source.tensors}
-        pruned = [dense[name] for name in network.prunable]
-        draft = Manifest(
-            levels=levels,
-            tensors=tuple(Entry(t.name, t.dtype, t.shape, (), "") for t in pruned),
+class Source(NestedSource):
+    """A network of these tests as a nested source, read in pieces of 48 weights.
+
+    Args:
+        network: The network.
+        container: Its dense tensors.
+        masks: Where the masks go.
+    """
+
+    def __init__(self, network: Network, container: Container, masks: str = "auto") -> None:
+        self.name = container.path
+        self.metadata = network.metadata
+        self.tensors: Mapping[str, TensorSpec] = {t.name: t.spec for t in container.tensors}
+        self._network = network
+        self._container = container
+        self.manifest = Manifest(
+            levels=parse_levels(list(network.masks)),
+            tensors=tuple(
+                Entry(t.name, t.dtype, t.shape, (), "")
+                for t in (container.named[name] for name in network.prunable)
+            ),
             method={"name": "test", "options": {"a": 1.5}},
             seed=7,
             masks=masks,
             mask_digests=(),
             per_level=tuple(sorted({name for _, name in network.per_level})),
         )
-        own = {
-            (level, name): data
-            for level in levels
-            for (text, name), data in network.per_level.items()
-            if text == level.text
-        }
-        writer = NestedWriter(out, source.tensors, network.metadata, draft, own)
-        for k, level in enumerate(levels):
-            for at, name in enumerate(network.prunable):
-                mask = network.masks[level.text][name]
-                for start in range(0, mask.size, 48):  # in pieces, as threads do
-                    writer.put_mask(k, at, start, pack_bits(mask[start : start + 48]))
-        writer.masks_done()
-        for step in writer.copies(source):
-            out.copy_from(source.fd, *step)
-        digests = digest_ranges(source.read_into, [(t.begin, t.nbytes) for t in pruned], 1)
-        entries = [
-            replace(
-                entry,
-                kept=tuple(int(m[entry.name].sum()) for m in network.masks.values()),
-                digest=digest,
-            )
-            for entry, digest in zip(draft.tensors, digests, strict=True)
-        ]
-        writer.finish(
-            replace(draft, tensors=tuple(entries), mask_digests=writer.digest_masks(threads=1))
-        )
+
+    def wholes(self) -> Iterator[Batch]:
+        for n, entry in enumerate(self.manifest.tensors):
+            yield Batch(n, [entry.numel], [entry.dtype])
+
+    def pieces(self, batch: Batch, scratch: Scratch) -> Iterator[Piece]:
+        entry = self.manifest.tensors[batch.first]
+        for piece in batch.pieces(lambda _: 48):
+            cells = np.empty(piece.count, piece.cell)
+            offset = piece.start * entry.dtype.itemsize
+            view = cells.view(np.uint8).data
+            self._container.read_part(self.tensors[entry.name], offset, view)
+            span = slice(piece.start, piece.start + piece.count)
+            kept = [masks[entry.name].reshape(-1)[span] for masks in self._network.masks.values()]
+            yield Piece(piece, cells, [pack_bits(mask) for mask in kept])
+
+    def per_level(self, level: Level) -> Mapping[str, bytes]:
+        own = self._network.per_level.items()
+        return {name: data for (text, name), data in own if text == level.text}
+
+    def verbatim(self, level: Level) -> Iterator[tuple[TensorSpec, Extent]]:
+        left_out = set() if level == DENSE else {*self._network.prunable, *self.manifest.per_level}
+        for t in self._container.tensors:
+            if t.name not in left_out:
+                yield t.spec, self._container.extent(t)
+
+
+def write_nested(path: Path, network: Network, masks: str = "auto") -> Path:
+    """Write a nested checkpoint."""
+    plain = network.write(path.with_name(path.name + ".plain"))
+    with Container(plain) as container, OutputFile(path) as out:
+        writer.write_nested(out, Source(network, container, masks), threads=1)
         out.commit()
     plain.unlink()
     return path
@@ -182,39 +198,44 @@ def write_nested(path: Path, network: Network, masks: str = "auto") -> Path:
 def write_pack(path: Path, nested: StrPath, threads: int = 1) -> Path:
     """Write a packed checkpoint of a nested one."""
     with open_nested(nested) as reader, OutputFile(path) as out:
-        assert isinstance(reader, NestedReader)
-        write_packed(out, reader, threads, no_progress)
+        write_packed(out, reader, threads)
         out.commit()
     return path
 
 
-def read_level(reader: Reader, level: str) -> Tensors:
-    """Return what a reader gives for a level, checking that every byte is given once."""
-    wanted = reader.require(parse_levels(level)[0])
-    found = {t.name: bytearray(t.nbytes) for t in reader.dense.values()}
+def masks_of(source: NestedSource, entry: int) -> list[tuple[int, int, list[Bytes]]]:
+    """Return start, count and packed masks of the pieces of one prunable tensor."""
+    found = source.manifest.tensors[entry]
+    whole = Batch(entry, [found.numel], [found.dtype])
+    return [(piece.start, piece.count, masks) for piece, masks in source.masks(whole)]
+
+
+def read_level(source: NestedSource, level: str) -> Tensors:
+    """Return what a source gives for a level, checking that every byte is given once."""
+    wanted = source.require(parse_levels(level)[0])
+    found = {t.name: bytearray(t.nbytes) for t in source.tensors.values()}
     given = {name: 0 for name in found}
-    for t in reader.verbatim(wanted):
-        found[t.name][:] = reader.container.read(t)
-        given[t.name] += t.nbytes
-    for name, data in reader.per_level(wanted).items():
-        found[name][:] = data
-        given[name] += len(data)
-
-    def sink(batch: Batch, data: memoryview) -> None:
-        done, offset = 0, batch.start * batch.dtypes[0].itemsize
-        entries = reader.manifest.tensors[batch.rows]
-        for entry, size in zip(entries, batch.byte_sizes.tolist(), strict=True):
-            part = data[done : done + size]
-            found[entry.name][offset : offset + size] = part
-            given[entry.name] += len(part)
-            done += len(part)
-        assert done == len(data)
-
+    for spec, (data, offset, size) in source.verbatim(wanted):
+        assert size == spec.nbytes
+        data.read_into(offset, memoryview(found[spec.name]))
+        given[spec.name] += size
+    for name, raw in source.per_level(wanted).items():
+        if wanted != DENSE:
+            found[name][:] = raw
+            given[name] += len(raw)
     scratch = Scratch()
-    for batch in reader.jobs(wanted):
-        reader.produce(batch, wanted, scratch, sink)
-    assert given == {name: len(data) for name, data in found.items()}
-    return {t.name: (t.dtype.name, t.shape, bytes(found[t.name])) for t in reader.dense.values()}
+    for batch in source.network_jobs(wanted):
+        for piece, view in source.network(batch, wanted, scratch):
+            done, offset = 0, piece.start * piece.dtypes[0].itemsize
+            entries = source.manifest.tensors[piece.rows]
+            for entry, size in zip(entries, piece.byte_sizes.tolist(), strict=True):
+                part = view[done : done + size]
+                found[entry.name][offset : offset + size] = part
+                given[entry.name] += len(part)
+                done += len(part)
+            assert done == len(view)
+    assert given == {name: len(raw) for name, raw in found.items()}
+    return {t.name: (t.dtype.name, t.shape, bytes(found[t.name])) for t in source.tensors.values()}
 
 
 def decode_shell(coded: bytes, marked: int, free: int) -> Mask:

@@ -15,7 +15,7 @@ import pytest
 from elsa_cli import cli as module
 from elsa_cli import commands
 from elsa_cli.cli import cli
-from elsa_cli.errors import ElsaError, UsageError
+from elsa_cli.errors import Call, ElsaError, Param, UsageError, Words
 from tests.helpers import elsa
 
 
@@ -27,7 +27,7 @@ def test_commands_are_the_files() -> None:
         command = cli.get_command(context, name)
         assert command is not None
         assert command.name == name
-    assert cli.get_command(context, "_common") is None
+    assert cli.get_command(context, "_options") is None
     assert cli.get_command(context, "nonsense") is None
 
 
@@ -41,14 +41,19 @@ def test_the_script_is_the_module(tmp_path: Path) -> None:
     if not script.exists():
         pytest.skip("the script is not installed beside this interpreter")
     for line in (["--help"], ["extract", "--level", "0.9"], ["nonsense"]):
-        ours = elsa(*line, cwd=tmp_path)
-        theirs = subprocess.run(
-            [script, *line],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            cwd=tmp_path,
-            check=False,
+        ours, theirs = (
+            subprocess.run(
+                [*start, *line],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                cwd=tmp_path,
+                check=False,
+            )
+            for start in ([sys.executable, "-m", "elsa_cli"], [script])
         )
+        forked = elsa(*line, cwd=tmp_path)  # what the other tests look at is no other thing
+        assert (forked.returncode, forked.stdout) == (ours.returncode, ours.stdout)
+        assert forked.stderr == ours.stderr
         assert (ours.returncode, ours.stdout) == (theirs.returncode, theirs.stdout)
         assert ours.stderr == theirs.stderr
 
@@ -94,6 +99,52 @@ def test_an_error_becomes_a_line_and_a_code(
     monkeypatch.setattr(module, "cli", fails)
     assert module._run([]) == code
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("a", hint="b"), 2, "Error: a; b"),
+        (Boom("x"), 7, "Error: x"),
+        (OSError(5, "bad disk", "f"), 1, "Error: f: bad disk"),
+        (MemoryError(), 1, "Error: out of memory; close other programs, or use fewer --threads"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_debug_adds_a_traceback(
+    error: Exception,
+    code: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The line and the exit code are the same."""
+
+    @click.command()
+    @click.option("--debug", is_flag=True)
+    def fails(debug: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "cli", fails)
+    assert module._run(["--debug"]) == code
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == "Traceback (most recent call last):"
+    assert shown[-1] == line
+    assert module._run([]) == code
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_an_error_names_the_options_of_the_command_that_ran(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(**values: object) -> None:
+        raise UsageError(Words("{} is bad", Param("masks", "x")), hint=Words("{}", Call("pack")))
+
+    command = cli.get_command(click.Context(cli), "sparsify")
+    assert command is not None
+    monkeypatch.setattr(command, "callback", fails)
+    assert module._run(["sparsify", "m", "--levels", "0.5"]) == 2
+    assert capsys.readouterr().err == "Error: --masks x is bad; `elsa pack`\n"
 
 
 def test_a_broken_pipe_that_click_sees(

@@ -1,1 +1,1 @@
-"""What the same work costs with other tools; each file is run as a process of its own."""
+"""What the same work costs with other tools; each file is run as a separate process."""

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from elsa_cli.checkpoint.deflate import is_coded_text
+from elsa_cli.checkpoint.members import ladder
 from elsa_cli.checkpoint.names import KEY, is_ours
 from elsa_cli.core.dtypes import DTYPES, DType
 from elsa_cli.core.level import DENSE, Level, parse_level
 from elsa_cli.errors import BadManifest, ElsaError, LevelNotStored, UnknownVersion
-from elsa_cli.storage.header import TensorInfo
+from elsa_cli.storage.header import TensorSpec
 from elsa_cli.text import plain
 
 __all__ = ["VERSION", "Entry", "Manifest", "Packing", "decode", "find_manifest"]
@@ -92,6 +93,11 @@ class Manifest:
         return "packed" if self.packing else "nested"
 
     @property
+    def members(self) -> tuple[Level, ...]:
+        """The networks: the levels, sparsest first, and dense last."""
+        return ladder(self.levels)
+
+    @property
     def prunable(self) -> int:
         """Weights in all prunable tensors."""
         return sum(t.numel for t in self.tensors)
@@ -109,9 +115,9 @@ class Manifest:
         Raises:
             LevelNotStored: There is none; the message lists those there are.
         """
-        if level in (*self.levels, DENSE):
+        if level in self.members:
             return level
-        stored = ", ".join(str(s) for s in (*self.levels, DENSE))
+        stored = ", ".join(map(str, self.members))
         raise LevelNotStored(f"level {level} is not stored", file=file, hint=f"stored are {stored}")
 
     def encode(self) -> str:
@@ -165,7 +171,7 @@ class Manifest:
         digests = ("0" * DIGEST_DIGITS,) * len(self.levels)
         return replace(self, tensors=tensors, mask_digests=digests)
 
-    def check_against(self, tensors: Mapping[str, TensorInfo], file: str) -> None:
+    def check_against(self, tensors: Mapping[str, TensorSpec], file: str) -> None:
         """Raise BadManifest unless dense tensors match what is listed here."""
         for t in self.tensors:
             found = tensors.get(t.name)

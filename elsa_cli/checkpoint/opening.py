@@ -8,15 +8,19 @@ from elsa_cli.checkpoint.manifest import find_manifest
 from elsa_cli.checkpoint.names import is_ours
 from elsa_cli.checkpoint.nested.reader import NestedReader
 from elsa_cli.checkpoint.packed.reader import PackedReader
-from elsa_cli.checkpoint.source import Reader
-from elsa_cli.errors import AlreadyNested, InputError, NotNested
+from elsa_cli.checkpoint.reader import Reader
+from elsa_cli.errors import AlreadyNested, Call, InputError, NotNested, Param, Words
 from elsa_cli.storage.container import Container
+from elsa_cli.storage.source import ByteSource
 
-__all__ = ["open_any", "open_nested", "open_plain"]
+__all__ = ["open_any", "open_nested", "open_plain", "require_plain"]
 
 
-def open_any(path: str | os.PathLike[str]) -> Reader | Container:
+def open_any(path: str | os.PathLike[str] | ByteSource) -> Reader | Container:
     """Open a safetensors file: a Reader if it is nested or packed, else a Container.
+
+    Args:
+        path: A path, or bytes that are open already; they are closed with what is returned.
 
     Raises:
         InputError: It is damaged; see the kinds in `elsa_cli.errors`.
@@ -45,25 +49,38 @@ def open_nested(path: str | os.PathLike[str]) -> Reader:
     if isinstance(opened, Container):
         opened.close()
         raise NotNested(
-            "holds no levels", file=opened.path, hint="make them with `elsa sparsify` first"
+            "holds no levels",
+            file=opened.path,
+            hint=Words("make them with {} first", Call("sparsify")),
         )
     return opened
 
 
-def open_plain(path: str | os.PathLike[str]) -> Container:
-    """Open an ordinary checkpoint.
+def open_plain(path: str | os.PathLike[str] | ByteSource) -> Container:
+    """Open an ordinary checkpoint; see `open_any`.
 
     Raises:
         AlreadyNested: A nested or packed one.
         InputError: It is damaged, or uses names that are reserved for the format.
     """
-    opened = open_any(path)
+    return require_plain(open_any(path))
+
+
+def require_plain(opened: Reader | Container) -> Container:
+    """Return an open checkpoint if it is an ordinary one; else close it and raise.
+
+    Raises:
+        AlreadyNested: It is nested or packed.
+        InputError: It uses names that are reserved for the format.
+    """
     if isinstance(opened, Reader):
         opened.close()
         raise AlreadyNested(
             f"is a {opened.manifest.kind} checkpoint already",
-            file=opened.path,
-            hint="take a network out with `elsa extract --level dense` first",
+            file=opened.name,
+            hint=Words(
+                "take a network out with {} first", Call("extract", Param("level", "dense"))
+            ),
         )
     reserved = next((t.name for t in opened.tensors if is_ours(t.name)), None)
     if reserved is not None:

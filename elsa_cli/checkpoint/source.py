@@ -1,99 +1,72 @@
-"""What nested and packed checkpoints have in common for those who read them."""
+"""The contract between those who have a nested checkpoint, in whatever form, and those who use it.
+
+A nested source is a dense network, the masks of its levels, and what differs by level. A nested
+file is one, a packed file, a dense checkpoint with sparse copies of it, a choice of masks that is
+still being made, a network in memory. It says what its tensors are, never where they lie: whoever
+uses it knows no file, no descriptor and no offset.
+
+Each kind passes the tests in `tests/checkpoint/test_sources.py`.
+"""
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from elsa_cli.checkpoint.manifest import Manifest
-from elsa_cli.checkpoint.names import foreign
-from elsa_cli.core.batch import Batch, Integers
-from elsa_cli.core.bits import Bytes
+from elsa_cli.checkpoint.members import depth_of
+from elsa_cli.core.batch import Batch, batches
+from elsa_cli.core.bits import Bytes, zero_unkept
 from elsa_cli.core.closing import Closing
-from elsa_cli.core.level import Level
-from elsa_cli.core.work import Scratch
-from elsa_cli.errors import BadManifest
-from elsa_cli.storage.container import Container, TensorInfo
+from elsa_cli.core.dtypes import Bits
+from elsa_cli.core.level import DENSE, Level
+from elsa_cli.core.work import Progress, Scratch, chunk_of
+from elsa_cli.storage.header import TensorSpec
+from elsa_cli.storage.source import Extent
 
-__all__ = ["Reader", "Sink"]
-
-# Takes the bytes of the weights of a batch of manifest tensors; they are reused afterwards.
-Sink = Callable[[Batch, memoryview], None]
+__all__ = ["NestedSource", "Piece"]
 
 
-class Reader(Closing):
-    """An open nested or packed checkpoint.
+class Piece(NamedTuple):
+    """Weights of prunable tensors, and which of them each level keeps.
 
     Attributes:
-        container: The file.
-        manifest: What it says of itself.
-        metadata: Foreign metadata.
-        dense: Name, dtype and shape of the dense network's tensors, in the order of a file.
-        available: Levels that can be extracted, sparsest first; dense is the last.
+        batch: Which weights: of one tensor, or of several small ones.
+        cells: Their raw bits, as `Batch` has them; valid until the next piece.
+        masks: The packed bits of every level, sparsest first; the mask of each tensor begins on a
+            byte.
     """
 
-    dense: Mapping[str, TensorInfo]
-    available: tuple[Level, ...]
+    batch: Batch
+    cells: Bits
+    masks: list[Bytes]
 
-    def __init__(self, container: Container, manifest: Manifest) -> None:
-        """Keep the file and the manifest."""
-        self.container = container
-        self.manifest = manifest
-        self.metadata = foreign(container.metadata)
+
+class NestedSource(Closing):
+    """A dense network, nested masks of it, and what differs by level.
+
+    Attributes:
+        name: A path or the like, for messages.
+        manifest: Levels and prunable tensors. A source whose masks are still to be made has empty
+            counts and digests there; the writers fill them in.
+        metadata: Foreign metadata of the dense network.
+        tensors: All tensors of the dense network, in the order of a file.
+        passes: How often `prepare` goes over the prunable weights, for progress.
+    """
+
+    name: str
+    manifest: Manifest
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, TensorSpec]
+    passes: int = 0
 
     @property
-    def path(self) -> str:
-        """The file's path."""
-        return self.container.path
-
-    def damaged(self, what: str, how: str) -> BadManifest:
-        """Return the error that says so."""
-        return BadManifest(
-            how, file=self.path, tensor=what, hint="the file is damaged; make or fetch it again"
-        )
-
-    @abstractmethod
-    def per_level(self, level: Level) -> Mapping[str, bytes]:
-        """Return the bytes of the per-level tensors of a stored level; none for dense."""
-
-    @abstractmethod
-    def verbatim(self, level: Level) -> Iterator[TensorInfo]:
-        """Yield the tensors whose bytes in the file are those of the level."""
-
-    @abstractmethod
-    def wholes(self) -> Iterator[Batch]:
-        """Yield all manifest tensors, in order, for `masks_of`: several small ones at a time."""
-
-    @abstractmethod
-    def jobs(self, level: Level) -> Iterator[Batch]:
-        """Yield independent batches of the tensors that `verbatim` leaves out."""
-
-    @abstractmethod
-    def produce(self, batch: Batch, level: Level, scratch: Scratch, sink: Sink) -> None:
-        """Compute one batch of a level and hand its bytes to `sink`, piece after piece."""
-
-    @abstractmethod
-    def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
-        """Yield pieces of whole tensors and the packed bits of every level held, in order.
-
-        Sparsest level first; the mask of each tensor begins on a byte.
-        """
-
-    def masks(self, at: int) -> Iterator[tuple[int, int, list[Bytes]]]:
-        """Yield (start, count, packed bits of every level held) of manifest tensor `at`, in order.
-
-        Sparsest level first; every start is a multiple of 8.
-        """
-        entry = self.manifest.tensors[at]
-        for piece, packed in self.masks_of(Batch(at, [entry.numel], [entry.dtype])):
-            yield piece.start, piece.count, packed
-
-    def by_entry(self, places: Mapping[str, int]) -> Integers:
-        """Return the place of each manifest tensor, for `Batch.moves`."""
-        return np.array([places[t.name] for t in self.manifest.tensors], np.int64)
+    def available(self) -> tuple[Level, ...]:
+        """The networks that can be read, sparsest first."""
+        return self.manifest.members
 
     def require(self, level: Level) -> Level:
         """Return the stored level that equals `level`.
@@ -102,12 +75,77 @@ class Reader(Closing):
             LevelNotStored: There is none.
             CutFile: The packed file ends before it.
         """
-        return self.manifest.find(level, self.path)
+        return self.manifest.find(level, self.name)
+
+    def prepare(self, threads: int, progress: Progress) -> None:
+        """Do what has to be done before the first piece can be read."""
+
+    def wholes(self) -> Iterator[Batch]:
+        """Yield all prunable tensors, in order: several small ones at a time."""
+        tensors = self.manifest.tensors
+        return batches([t.numel for t in tensors], [t.dtype for t in tensors], chunk_of)
+
+    def jobs(self) -> Iterator[Batch]:
+        """Yield all prunable weights in independent batches, each begun at a block of a digest.
+
+        Where pieces can be read from anywhere, these are parts of tensors; else whole tensors.
+        """
+        return self.wholes()
+
+    @abstractmethod
+    def pieces(self, batch: Batch, scratch: Scratch) -> Iterator[Piece]:
+        """Yield the weights of a batch and their masks in pieces, in order.
+
+        Args:
+            batch: From `wholes` or `jobs`.
+            scratch: The buffers of this thread.
+
+        Raises:
+            BadManifest: The source is damaged.
+        """
+
+    def masks(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
+        """Yield the masks of a batch of `wholes` in pieces, without the weights.
+
+        Of a packed file that is cut, only those of the levels that it holds.
+        """
+        scratch = Scratch()
+        for piece in self.pieces(batch, scratch):
+            yield piece.batch, piece.masks
+
+    @abstractmethod
+    def per_level(self, level: Level) -> Mapping[str, bytes]:
+        """Return the bytes of the tensors that a level has for itself; none for dense."""
+
+    @abstractmethod
+    def verbatim(self, level: Level) -> Iterator[tuple[TensorSpec, Extent]]:
+        """Yield tensors of a network that can be copied without looking at them.
+
+        Those that are neither prunable nor per-level are always among them; at dense, so are the
+        per-level ones, and prunable tensors whose dense bytes lie together.
+        """
+
+    def network_jobs(self, level: Level) -> Iterator[Batch]:
+        """Yield independent batches of what `verbatim` leaves out of a network, for `network`."""
+        copied = {spec.name for spec, _ in self.verbatim(level)}
+        if any(t.name not in copied for t in self.manifest.tensors):
+            yield from self.jobs()
+
+    def network(
+        self, batch: Batch, level: Level, scratch: Scratch
+    ) -> Iterator[tuple[Batch, memoryview]]:
+        """Yield the bytes of a batch of one network in pieces, in order: other weights are +0.0.
+
+        Args:
+            batch: From `network_jobs`.
+            level: A stored level or dense.
+            scratch: The buffers of this thread.
+        """
+        depth = depth_of(self.manifest.members, level)
+        for piece in self.pieces(batch, scratch):
+            if level != DENSE:
+                zero_unkept(piece.cells, piece.batch.cell_mask(piece.masks[depth - 1]), scratch)
+            yield piece.batch, piece.cells.view(np.uint8).data
 
     def close(self) -> None:
-        """Close the file."""
-        self.container.close()
-
-    def __fspath__(self) -> str:
-        """Return the path, so that a reader stands where a path does."""
-        return os.fspath(self.path)
+        """Let go of what is held; closing twice is harmless."""

@@ -1,4 +1,4 @@
-"""A training on the screen and in a log."""
+"""Show a training on the screen, and write it to a log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from elsa_cli.commands._training import number
+from elsa_cli.commands._wording import Speller
 from elsa_cli.core.closing import Closing
 from elsa_cli.errors import OutputError
 from elsa_cli.text import json_text
@@ -16,24 +17,28 @@ __all__ = ["ScreenWatcher"]
 
 
 class ScreenWatcher(Watcher, Closing):
-    """Shows where a training is, a line for each level that is done, and writes a log.
+    """Shows where a training is, a line for each finished level, and writes a log.
 
-    The log is a line of JSON for each epoch and each level; lines that an interrupted run wrote
-    after its last save are taken back when it goes on.
+    The log has a line of JSON for each epoch and each level. Lines that an interrupted run wrote
+    after its last save are removed when the run continues.
 
     Args:
-        line: Where the training is, and what is said of it.
+        line: The line on the screen that says where the training is.
+        spell: Spells parameters that a note names as options.
         log: The log's path, or None.
-        log_every: Write a line after so many steps, too.
+        log_every: Steps after which a line is also written, or None.
     """
 
-    def __init__(self, line: TrainingLine, log: str | None, log_every: int | None) -> None:
+    def __init__(
+        self, line: TrainingLine, spell: Speller, log: str | None, log_every: int | None
+    ) -> None:
         """Open the log.
 
         Raises:
             OutputError: It cannot be written.
         """
         self._line = line
+        self._spell = spell
         self._log_every = log_every
         self._metrics = ""
         self._number = 0
@@ -88,7 +93,7 @@ class ScreenWatcher(Watcher, Closing):
         self._write("epoch", **vars(tick))
 
     def finished(self, report: PhaseReport) -> None:
-        """Say what a level came to."""
+        """Show how a finished phase ended."""
         self._metrics = "".join(f"  {k} {number(v)}" for k, v in report.metrics.items())
         name = "joint phase" if report.phase == "joint" else f"level {report.phase}"
         loss = "" if report.loss is None else f"  loss {number(report.loss)}"
@@ -100,7 +105,7 @@ class ScreenWatcher(Watcher, Closing):
 
     def noted(self, text: str) -> None:
         """Show a line."""
-        self._line.note(text)
+        self._line.note(self._spell.text(text))
 
     def close(self) -> None:
         """Close the log."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import escape, glob
 
-from elsa_cli.errors import ElsaError, InputError, OutputError, UsageError
+from elsa_cli.errors import ElsaError, InputError, MissingFile, OutputError, UsageError
 from elsa_cli.ui import Screen, listed
 
 __all__ = ["Input", "open_input", "open_optional"]
@@ -18,9 +18,9 @@ __all__ = ["Input", "open_input", "open_optional"]
 STDIN = 0
 PATTERN = "*.elsa.safetensors"
 LONGEST_PATH = 1 << 16  # bytes
-PATIENCE = 2.0  # seconds of silence after which a line says what is waited for
+PATIENCE = 2.0  # seconds of silence after which a line says what the command waits for
 NAME = "standard input"
-LEAVE = "name a checkpoint, and standard input is left alone"
+LEAVE = "name a checkpoint to leave standard input alone"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Input:
 
     Attributes:
         path: Where to open it.
-        named: Whether the path is a name of its own; bytes from standard input have none.
+        named: Whether the path is a name that the user knows; bytes from standard input have none.
     """
 
     path: str
@@ -46,9 +46,9 @@ def open_input(
 
     Args:
         argument: The path given, `-` for standard input, or None.
-        screen: Told where the checkpoint was found, if nobody named it.
+        screen: Shows where the checkpoint was found if the user did not name one.
         search: Whether to look for the only nested checkpoint of the current folder.
-        patience: Seconds of silence after which the screen is told what is waited for.
+        patience: Seconds of silence after which the screen says what the command waits for.
 
     Raises:
         UsageError: There is none, or more than one, or standard input is no checkpoint.
@@ -75,7 +75,7 @@ def open_optional(argument: str | None, screen: Screen) -> Iterator[Input | None
 
     Args:
         argument: The path given, `-` for standard input, or None.
-        screen: Told what is waited for.
+        screen: Shows what the command waits for.
 
     Raises:
         UsageError: Standard input is meant, and is no checkpoint.
@@ -98,14 +98,14 @@ def _existing(path: str, origin: str | None = None) -> str:
     if os.path.isdir(path):
         raise InputError("is a folder", file=path, hint=origin or "name the safetensors file in it")
     if not os.path.exists(path):
-        raise InputError("does not exist", file=path, hint=origin)
+        raise MissingFile("does not exist", file=path, hint=origin)
     return path
 
 
 def _is_offered() -> bool:
-    """Tell whether standard input may be meant where nobody named a checkpoint.
+    """Tell whether standard input may be meant although no checkpoint is named.
 
-    A pipe may. A file may, but only from its start: further on, somebody else is reading it, as a
+    A pipe may. A file may, but only at its start: elsewhere, another program is reading it, as a
     shell reads its script, and a loop its list.
     """
     try:
@@ -120,11 +120,11 @@ def _is_offered() -> bool:
 class _StandardInput:
     """Standard input: a line with a path, or the bytes of a safetensors file.
 
-    No more is read than tells whether it is one of them; where it is neither, a file is left at
-    the position it had. A pipe cannot take anything back, so the error says how much is gone.
+    Only as much is read as tells which of them it is. If it is neither, a file is left at the
+    position it had; a pipe cannot take bytes back, so the error says how many were read.
 
     Args:
-        screen: Told what is waited for.
+        screen: Shows what the command waits for.
         patience: Seconds of silence before that.
         asked: Whether the user named it, as `-`.
         instead: How to have a checkpoint without it, if there is a way.
@@ -169,7 +169,7 @@ class _StandardInput:
                 raise error.renamed(NAME) from error
 
     def _read(self, size: int) -> bytes:
-        """Return up to `size` bytes, none at the end; say so if they keep us waiting."""
+        """Return up to `size` bytes, none at the end; say so if they take long to come."""
         try:
             if self._patience is not None and not select.select([STDIN], [], [], self._patience)[0]:
                 self._patience = None
@@ -231,7 +231,7 @@ class _StandardInput:
 
     def _neither(self, reason: str) -> UsageError:
         if self._start is None:
-            reason += f" ({self._taken:,} bytes of it were taken)"
+            reason += f" ({self._taken:,} bytes were read from it)"
         return UsageError(
             f"standard input is neither a safetensors file nor one path{reason}",
             hint="pipe in one line, as `elsa sparsify` prints it, or the bytes of a file"
@@ -239,7 +239,7 @@ class _StandardInput:
         )
 
     def _origin(self) -> str:
-        return "this is what standard input says" + ("" if self._asked else f"; {LEAVE}")
+        return "standard input gave this name" + ("" if self._asked else f"; {LEAVE}")
 
     @contextlib.contextmanager
     def _spooled(self, head: bytes) -> Iterator[str]:

@@ -5,61 +5,74 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import click
 
+from elsa_cli.commands._options import Shown, Target, gathered, settings_option
+from elsa_cli.commands._session import Find, Session, session
 from elsa_cli.errors import Misfit
-from elsa_cli.ui import Screen
 
-__all__ = ["explained", "number", "recipe_options", "screen_of"]
+__all__ = ["Running", "number", "recipe_options", "recipe_session"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@dataclass(frozen=True)
+class Running:
+    """Which recipe is run, and where.
+
+    Attributes:
+        recipe: The Python file.
+        settings: Its settings.
+        device: Where to compute.
+        seed: Seed for everything random.
+        threads: Threads of torch on the CPU.
+    """
+
+    recipe: str
+    settings: dict[str, str]
+    device: str
+    seed: int
+    threads: int | None
 
 
 def recipe_options(function: F) -> F:
     """Add the options that say what is run, and where."""
-    for option in (
-        click.option(
-            "--threads",
-            type=click.IntRange(1, 1024),
-            help="Threads of torch on the CPU.  [default: torch's own]",
-        ),
-        click.option(
-            "--seed",
-            type=click.IntRange(min=0),
-            default=0,
-            show_default=True,
-            help="Of everything random.",
-        ),
-        click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            metavar="auto|cpu|cuda",
-            help="Where to compute; auto takes a GPU if there is one.",
-        ),
-        click.option(
-            "--set",
-            "settings",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="A setting of the recipe.",
-        ),
-        click.option(
-            "--recipe",
-            required=True,
-            metavar="FILE.py",
-            help="Says what the model, the data and the loss are; see docs/recipes.md.",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def screen_of(*, quiet: bool) -> Screen:
-    """Return the screen: of several processes, only the first one talks."""
-    return Screen(quiet=quiet or os.environ.get("RANK", "0") != "0")
+    return gathered(
+        "running",
+        Running,
+        [
+            click.option(
+                "--recipe",
+                required=True,
+                metavar="FILE.py",
+                help="Take the model, the data and the loss from this Python file; see "
+                "docs/recipes.md.",
+            ),
+            settings_option("--set", "settings", "Change a setting of the recipe."),
+            click.option(
+                "--device",
+                default="auto",
+                show_default=True,
+                metavar="auto|cpu|cuda",
+                help="Compute on this device; auto takes a GPU if there is one.",
+            ),
+            click.option(
+                "--seed",
+                type=click.IntRange(min=0),
+                default=0,
+                show_default=True,
+                help="Seed for everything random.",
+            ),
+            click.option(
+                "--threads",
+                type=click.IntRange(1, 1024),
+                help="Let torch use this many threads on the CPU.  [default: torch's own]",
+            ),
+        ],
+    )(function)
 
 
 def number(value: float) -> str:
@@ -68,10 +81,23 @@ def number(value: float) -> str:
 
 
 @contextlib.contextmanager
-def explained(screen: Screen) -> Iterator[None]:
-    """Show the names side by side where a checkpoint does not fit a model."""
-    try:
-        yield
-    except Misfit as error:
-        screen.table(["only in the checkpoint", "only in the model"], error.pairs)
-        raise
+def recipe_session(
+    label: str, shown: Shown, find: Find, target: Target | None = None
+) -> Iterator[Session]:
+    """Open a session in which a recipe runs; of several processes, only the first one talks.
+
+    Where the checkpoint does not fit the model, the names of both are shown side by side.
+
+    Args:
+        label: What the progress bar says is being done.
+        shown: What is shown and printed.
+        find: Finds the input, given the screen.
+        target: The output; None for a command that writes no file.
+    """
+    quiet = shown.quiet or os.environ.get("RANK", "0") != "0"
+    with session(label, replace(shown, quiet=quiet), find, target) as run:
+        try:
+            yield run
+        except Misfit as error:
+            run.screen.table(["only in the checkpoint", "only in the model"], error.pairs)
+            raise

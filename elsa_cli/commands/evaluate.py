@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from elsa_cli.commands._common import checkpoint_argument, send, shown_options, to_json
 from elsa_cli.commands._input import open_input
-from elsa_cli.commands._training import explained, number, recipe_options, screen_of
-from elsa_cli.core.settings import parse_pairs
+from elsa_cli.commands._options import Shown, checkpoint_argument, shown_options
+from elsa_cli.commands._training import Running, number, recipe_options, recipe_session
 from elsa_cli.ui import Screen, count, size
 
 if TYPE_CHECKING:
@@ -21,26 +21,29 @@ __all__ = ["command"]
 @click.command(name="evaluate")
 @checkpoint_argument("NESTED")
 @recipe_options
-@click.option("--level", "levels", metavar="LEVELS", help="Only these levels, such as 0.9,dense.")
+@click.option(
+    "--level",
+    "levels",
+    metavar="LEVELS",
+    help="Measure only these levels, such as 0.9,dense.",
+)
 @click.option(
     "--plot",
     metavar="FILE",
-    help="Draw the metrics against sparsity and against bytes: a png, svg or pdf.",
+    help="Draw the metrics against sparsity and against bytes into FILE, a png, svg or pdf.",
 )
-@shown_options
+@shown_options()
 def command(
     checkpoint: str | None,
-    recipe: str,
-    settings: tuple[str, ...],
-    device: str,
-    seed: int,
-    threads: int | None,
+    running: Running,
     levels: str | None,
     plot: str | None,
-    as_json: bool,
-    quiet: bool,
+    shown: Shown,
 ) -> None:
-    """Measure every level of NESTED, nested or packed, with the recipe's evaluate.
+    """Measure every level of NESTED with the recipe's evaluate function.
+
+    NESTED is a nested or packed checkpoint; of a packed one that is cut off, the levels that are
+    there are measured.
 
     \b
     Example:
@@ -48,30 +51,20 @@ def command(
     """
     from elsa_cli.operations.evaluate import evaluate
 
-    screen = screen_of(quiet=quiet)
     if plot is not None:
         from elsa_cli.ui.plots import check_plot
 
         check_plot(plot)
-    with open_input(checkpoint, screen, search=True) as source, explained(screen):
-        report = evaluate(
-            source.path,
-            recipe,
-            levels=levels,
-            settings=parse_pairs(settings),
-            device=device,
-            seed=seed,
-            threads=threads,
-        )
+    with recipe_session("evaluate", shown, partial(open_input, checkpoint, search=True)) as run:
+        report = evaluate(run.path, levels=levels, **vars(running))
     for tensor in report.carried:
-        screen.note(f"{tensor} is not in the model")
-    _show(screen, report)
+        run.screen.note(f"{tensor} is not in the model")
+    _show(run.screen, report)
     if plot is not None:
         from elsa_cli.ui.plots import draw_levels
 
         draw_levels(plot, report)
-    payload = {**to_json(report), "plot": plot} if as_json else None
-    send(screen, [source.path] if source.named else [], payload)
+    run.send_input(report, plot=plot)
 
 
 def _show(screen: Screen, report: EvaluateReport) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
-from elsa_cli.commands._common import (
-    check_stream,
-    checkpoint_argument,
-    default_output,
-    output_options,
-    run_options,
-    send,
-    to_json,
-)
 from elsa_cli.commands._input import open_input
+from elsa_cli.commands._options import (
+    Shown,
+    Target,
+    checkpoint_argument,
+    output_options,
+    shown_options,
+    threads_option,
+)
+from elsa_cli.commands._session import session
 from elsa_cli.errors import UsageError
-from elsa_cli.ui import Screen, count, percent, size
+from elsa_cli.ui import count, percent, size
 
 __all__ = ["command"]
 
@@ -26,20 +28,14 @@ __all__ = ["command"]
     "--level",
     required=True,
     metavar="LEVEL",
-    help="A stored level, or dense; several as 0.5,0.9 with {level} in -o.",
+    help="Write this level: a stored one, or dense. Several are given as 0.5,0.9, with {level} in "
+    "the name of the output.",
 )
 @output_options("NAME-LEVEL.safetensors beside the input")
-@run_options
+@threads_option
+@shown_options("Show all rows of a long table.")
 def command(
-    checkpoint: str | None,
-    level: str,
-    output: str | None,
-    no_clobber: bool,
-    force: bool,
-    threads: int | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
+    checkpoint: str | None, level: str, target: Target, threads: int | None, shown: Shown
 ) -> None:
     """Write one level of NESTED, a nested or packed checkpoint, as an ordinary one.
 
@@ -54,26 +50,15 @@ def command(
     from elsa_cli.core.level import parse_levels
     from elsa_cli.operations.extract import extract
 
-    screen = Screen(quiet=quiet, verbose=verbose)
-    check_stream(output, as_json)
-    if output == "-" and len(parse_levels(level)) > 1:
+    if target.output == "-" and len(parse_levels(level)) > 1:
         raise UsageError(
             "standard output takes one level", hint="name one level, or a file with -o"
         )
-    with (
-        open_input(checkpoint, screen, search=True) as source,
-        screen.progress("extract") as progress,
-    ):
+    with session("extract", shown, partial(open_input, checkpoint, search=True), target) as run:
         report = extract(
-            source.path,
-            level,
-            default_output(output, source.named),
-            threads=threads,
-            clobber=not no_clobber,
-            force=force,
-            progress=progress,
+            run.path, level, run.output, threads=threads, progress=run.progress, **target.policy()
         )
-    screen.table(
+    run.screen.table(
         ["level", "kept", "of prunable", "bytes", "file"],
         [
             [
@@ -85,13 +70,10 @@ def command(
             ]
             for done in report.written
         ],
-        title=f"from {size(report.bytes_in)}" if verbose else None,
+        title=f"from {size(report.bytes_in)}" if shown.verbose else None,
     )
     if report.dropped_metadata:
         names = ", ".join(report.dropped_metadata)
-        screen.note(f"left out of the metadata, since it holds for dense alone: {names}")
+        run.screen.note(f"left out of the metadata, since it holds for dense alone: {names}")
     outputs = [done.output for done in report.written]
-    payload = None
-    if as_json:
-        payload = {"output": outputs[0] if len(outputs) == 1 else outputs, **to_json(report)}
-    send(screen, outputs, payload)
+    run.send(outputs, report, output=outputs[0] if len(outputs) == 1 else outputs)

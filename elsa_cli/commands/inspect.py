@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from elsa_cli.commands._common import checkpoint_argument, run_options, send, to_json
 from elsa_cli.commands._input import open_input
+from elsa_cli.commands._options import Shown, checkpoint_argument, shown_options, threads_option
+from elsa_cli.commands._session import session
 from elsa_cli.ui import Screen, count, percent, size
 
 if TYPE_CHECKING:
@@ -18,18 +20,13 @@ __all__ = ["command"]
 
 @click.command(name="inspect")
 @checkpoint_argument("CHECKPOINT")
-@run_options
-def command(
-    checkpoint: str | None,
-    threads: int | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    """Show levels, layers and bytes of CHECKPOINT: nested, packed or plain.
+@threads_option
+@shown_options("Show all rows of a long table.")
+def command(checkpoint: str | None, threads: int | None, shown: Shown) -> None:
+    """Show the levels, tensors and bytes of CHECKPOINT, which may be nested, packed or plain.
 
-    The tables go to standard error, the path to standard output, so that the next command can
-    follow in a pipe; --json prints everything on standard output.
+    The tables go to standard error and the path to standard output, so the next command can follow
+    in a pipe. With --json, everything goes to standard output.
 
     \b
     Examples:
@@ -38,15 +35,11 @@ def command(
     """
     from elsa_cli.operations.inspect import inspect
 
-    screen = Screen(quiet=quiet, verbose=verbose)
-    with (
-        open_input(checkpoint, screen, search=True) as source,
-        screen.progress("inspect") as progress,
-    ):
-        report = inspect(source.path, threads=threads, progress=progress)
-    if not as_json:
-        _show(screen, report)
-    send(screen, [source.path] if source.named else [], to_json(report) if as_json else None)
+    with session("inspect", shown, partial(open_input, checkpoint, search=True)) as run:
+        report = inspect(run.path, threads=threads, progress=run.progress)
+    if not shown.as_json:
+        _show(run.screen, report)
+    run.send_input(report)
 
 
 def _show(screen: Screen, report: InspectReport) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from elsa_cli.commands._common import (
-    check_stream,
+from elsa_cli.commands._input import open_input
+from elsa_cli.commands._options import (
+    Choice,
+    Shown,
+    Target,
     checkpoint_argument,
     choice_options,
-    default_output,
+    gathered,
     output_options,
-    run_options,
-    send,
-    show_roles,
-    to_json,
+    settings_option,
+    shown_options,
+    threads_option,
 )
-from elsa_cli.commands._input import open_input
-from elsa_cli.core.settings import parse_pairs
+from elsa_cli.commands._session import Session, session
+from elsa_cli.commands._tables import show_roles
 from elsa_cli.sparsifiers import methods
 from elsa_cli.text import counted
 from elsa_cli.ui import Screen, count, listed, percent, size
@@ -28,117 +31,106 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+# What scores the weights, and how the best are picked.
+RULE = [
+    click.option(
+        "--method",
+        type=click.Choice(methods()),
+        default="magnitude",
+        show_default=True,
+        help="Score the weights by this method.",
+    ),
+    settings_option("--set", "settings", "Change an option of the method."),
+    click.option(
+        "--scope",
+        type=click.Choice(["global", "layer"]),
+        help="Let all weights compete, or only those of each layer.  [default: global]",
+    ),
+    click.option(
+        "--distribution",
+        type=click.Choice(["uniform", "erk"]),
+        help="Choose how density is spread over the layers; this implies --scope layer.  "
+        "[default: uniform]",
+    ),
+    click.option(
+        "--group",
+        type=int,
+        metavar="M",
+        help="Keep the best of each M weights along the input dimension, an n:m pattern. With "
+        "--group 4, level 0.5 keeps 2 of 4 and level 0.75 keeps 1 of 4.",
+    ),
+    click.option(
+        "--group-dim",
+        "group_dims",
+        multiple=True,
+        metavar="[NAME=]DIM",
+        help="Run the groups along this dimension, counted from 0, in all tensors or in those of a "
+        "name or glob.  [default: the input dimension, told by names, shapes and biases]",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Seed for methods that draw random numbers.",
+    ),
+    click.option("--allow-nonfinite", is_flag=True, help="Rank NaN and infinity highest."),
+]
+# What tells the tensors' roles, besides their names.
+CLASSES = [
+    click.option(
+        "--recipe",
+        metavar="FILE.py",
+        help="Build this recipe's model; the classes of its modules tell what each tensor is.",
+    ),
+    settings_option("--recipe-set", "recipe_settings", "Change a setting of the recipe."),
+    click.option(
+        "--no-config",
+        is_flag=True,
+        help="Ignore the config.json beside CHECKPOINT. Where transformers is installed, it tells "
+        "the classes of the modules.",
+    ),
+]
+
+
+def _classes(no_config: bool, **recipe: Any) -> dict[str, Any]:
+    return {"config": not no_config, **recipe}
+
 
 @click.command(name="sparsify")
 @checkpoint_argument("CHECKPOINT")
-@click.option(
-    "--levels",
-    required=True,
-    metavar="LEVELS",
-    help="Sparsities, in any order: 0.5,0.7,0.9 or 50%,70%,90%.",
-)
+@choice_options("Make these sparsities, in any order: 0.5,0.7,0.9 or 50%,70%,90%.", required=True)
 @output_options("NAME.elsa.safetensors beside the input")
-@click.option(
-    "--method",
-    type=click.Choice(methods()),
-    default="magnitude",
-    show_default=True,
-    help="What scores the weights.",
-)
-@click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Option of the method."
-)
-@click.option(
-    "--scope",
-    type=click.Choice(["global", "layer"]),
-    help="Do all weights compete, or those of each layer?  [default: global]",
-)
-@click.option(
-    "--distribution",
-    type=click.Choice(["uniform", "erk"]),
-    help="Density of each layer; implies --scope layer.  [default: uniform]",
-)
-@click.option(
-    "--group",
-    type=int,
-    metavar="M",
-    help="n:m pattern: the best of each M weights along the input dimension. With --group 4, level "
-    "0.5 keeps 2 of 4 and 0.75 keeps 1 of 4.",
-)
-@click.option(
-    "--group-dim",
-    "group_dims",
-    multiple=True,
-    metavar="[NAME=]DIM",
-    help="The dimension along which groups run, counted from 0, for all tensors or for those that "
-    "a name or glob matches.  [default: the input dimension, told by names, shapes and biases]",
-)
-@choice_options
-@click.option(
-    "--recipe",
-    metavar="FILE.py",
-    help="Build this recipe's model: its modules' classes tell what each tensor is.",
-)
-@click.option(
-    "--recipe-set",
-    "recipe_settings",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Setting of the recipe.",
-)
-@click.option(
-    "--no-config",
-    is_flag=True,
-    help="Do not use a config.json beside CHECKPOINT. Where transformers is installed, it tells "
-    "the modules' classes.",
-)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of random methods."
-)
+@gathered("rule", dict, RULE)
+@gathered("classes", _classes, CLASSES)
 @click.option(
     "--masks",
     type=click.Choice(["auto", "header", "tensors"]),
     default="auto",
     show_default=True,
-    help="Where the masks go. In the header, the file loads as the dense network everywhere; "
-    "auto does so up to 16 MiB of header.",
+    help="Store the masks here. With header, the file loads as the dense network everywhere; auto "
+    "does so up to 16 MiB of header.",
 )
-@click.option("--allow-nonfinite", is_flag=True, help="Rank NaN and infinity highest.")
-@click.option("--dry-run", is_flag=True, help="Show what would be pruned; write nothing.")
-@run_options
+@click.option("--dry-run", is_flag=True, help="Show what would be pruned, and write nothing.")
+@threads_option
+@shown_options("Show one table row for each tensor.")
 def command(
     checkpoint: str | None,
-    levels: str,
-    output: str | None,
-    no_clobber: bool,
-    force: bool,
-    method: str,
-    settings: tuple[str, ...],
-    scope: str | None,
-    distribution: str | None,
-    group: int | None,
-    group_dims: tuple[str, ...],
-    include: tuple[str, ...],
-    exclude: tuple[str, ...],
-    roles: tuple[str, ...],
-    recipe: str | None,
-    recipe_settings: tuple[str, ...],
-    no_config: bool,
-    seed: int,
+    choice: Choice,
+    target: Target,
+    rule: dict[str, Any],
+    classes: dict[str, Any],
     masks: str,
-    allow_nonfinite: bool,
     dry_run: bool,
     threads: int | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
+    shown: Shown,
 ) -> None:
     """Choose nested masks for CHECKPOINT, a safetensors file.
 
-    The masks of all levels are stored next to the untouched dense weights. Each level keeps
-    exactly round((1 - level) * weights) of the prunable weights: matrices and kernels of layers,
-    but no embeddings, heads, routers, norms, biases, positions or buffers. With --scope layer
-    each layer's own share is rounded.
+    The masks of all levels are stored next to the untouched dense weights. Each level keeps exactly
+    round((1 - level) * weights) of the prunable weights: matrices and kernels of layers, but no
+    embeddings, heads, routers, norms, biases, positions or buffers. With --scope layer the share of
+    each layer is rounded.
 
     \b
     Example:
@@ -146,45 +138,22 @@ def command(
     """
     from elsa_cli.operations.sparsify import sparsify
 
-    screen = Screen(quiet=quiet, verbose=verbose)
-    check_stream(output, as_json)
-    with (
-        open_input(checkpoint, screen, search=False) as source,
-        screen.progress("sparsify") as progress,
-    ):
-        if not dry_run:
-            output = default_output(output, source.named)
+    with session("sparsify", shown, partial(open_input, checkpoint, search=False), target) as run:
         report = sparsify(
-            source.path,
-            levels,
-            output,
-            method=method,
-            settings=parse_pairs(settings),
-            scope=scope,
-            distribution=distribution,
-            group=group,
-            group_dims=group_dims,
-            include=include,
-            exclude=exclude,
-            roles=roles,
-            recipe=recipe,
-            recipe_settings=parse_pairs(recipe_settings),
-            config=not no_config,
-            seed=seed,
+            run.path,
+            output=None if dry_run else run.output,
             masks=masks,
-            threads=threads,
-            allow_nonfinite=allow_nonfinite,
             dry_run=dry_run,
-            clobber=not no_clobber,
-            force=force,
-            progress=progress,
+            threads=threads,
+            progress=run.progress,
+            **{**vars(choice), **rule, **classes, **target.policy()},
         )
-    _show(screen, report)
-    outputs = [] if report.output is None else [report.output]
-    send(screen, outputs, to_json(report) if as_json else None)
+    _show(run, report)
+    run.send([] if report.output is None else [report.output], report)
 
 
-def _show(screen: Screen, report: SparsifyReport) -> None:
+def _show(run: Session, report: SparsifyReport) -> None:
+    screen = run.screen
     if screen.verbose:
         _show_tensors(screen, report)
     screen.table(
@@ -202,11 +171,10 @@ def _show(screen: Screen, report: SparsifyReport) -> None:
     show_roles(screen, report.roles)
     if report.skipped:
         screen.warn(
-            "groups do not fit the input dimension, which leaves dense "
-            f"{counted(len(report.skipped), 'tensor')}: {listed(report.skipped)}"
+            "the groups do not fit the input dimension of "
+            f"{counted(len(report.skipped), 'tensor')}, left dense: {listed(report.skipped)}"
         )
-    for line in report.warnings:
-        screen.warn(line)
+    run.warn(report.warnings)
     if report.told_by != "names":
         screen.note(f"roles were told by {report.told_by}")
     verb = "would become" if report.output is None else "became"

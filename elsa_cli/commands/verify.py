@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
-from elsa_cli.commands._common import checkpoint_argument, run_options, send, to_json
 from elsa_cli.commands._input import open_input
+from elsa_cli.commands._options import Shown, checkpoint_argument, shown_options, threads_option
+from elsa_cli.commands._session import session
 from elsa_cli.errors import VerificationFailed
-from elsa_cli.ui import Screen
+from elsa_cli.text import counted
 
 __all__ = ["command"]
 
 
 @click.command(name="verify")
 @checkpoint_argument("NESTED")
-@run_options
-def command(
-    checkpoint: str | None,
-    threads: int | None,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> None:
-    """Check NESTED, nested or packed: nesting, counts, digests, tiling.
+@threads_option
+@shown_options("Show all rows of a long table.")
+def command(checkpoint: str | None, threads: int | None, shown: Shown) -> None:
+    """Check that the masks of NESTED nest and that all counts and digests agree.
 
-    Names what is wrong and where, and exits with 1. A packed file may be cut behind any level.
+    NESTED is a nested or packed checkpoint; a packed one may be cut off behind any level. Every
+    problem is shown with its place, and the exit code is then 1.
 
     \b
     Example:
@@ -32,28 +31,22 @@ def command(
     """
     from elsa_cli.operations.verify import verify
 
-    screen = Screen(quiet=quiet, verbose=verbose)
-    with (
-        open_input(checkpoint, screen, search=True) as source,
-        screen.progress("verify") as progress,
-    ):
-        report = verify(source.path, threads=threads, progress=progress)
-    for problem in report.problems:
-        if not as_json:
-            screen.problem(f"{problem.where}: {problem.what}")
+    with session("verify", shown, partial(open_input, checkpoint, search=True)) as run:
+        report = verify(run.path, threads=threads, progress=run.progress)
+    if not shown.as_json:
+        for problem in report.problems:
+            run.screen.problem(f"{problem.where}: {problem.what}")
     if report.ok:
         levels = ", ".join(map(str, report.levels))
-        screen.note(
+        run.screen.note(
             f"{report.kind}, levels {levels}: {report.tensors} tensors nest and have their counts, "
             f"{report.digests} digests agree"
         )
-    if report.ok or as_json:
-        payload = {**to_json(report), "ok": report.ok} if as_json else None
-        send(screen, [source.path] if source.named else [], payload)
+    if report.ok or shown.as_json:
+        run.send_input(report, ok=report.ok)
     if not report.ok:
-        number = len(report.problems)
         raise VerificationFailed(
-            f"{number} problem{'s' if number > 1 else ''} found",
-            file=source.path if source.named else "standard input",
+            f"{counted(len(report.problems), 'problem')} found",
+            file=run.path if run.named else "standard input",
             hint="make or fetch the file again",
         )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from elsa_cli.core.dtypes import Bits
+from elsa_cli.core.kernels.masking import masking
 from elsa_cli.core.work import Scratch
 
 __all__ = [
     "Bools",
     "Bytes",
+    "mask_buffers",
     "mask_bytes",
     "pack_bits",
     "popcount",
@@ -31,6 +31,13 @@ def mask_bytes(numel: int) -> int:
     return -(-numel // 8)
 
 
+def mask_buffers(scratch: Scratch, count: int, numel: int) -> Bytes:
+    """Return a thread's buffer for masks of `numel` weights, (count, ceil(numel / 8)), not set."""
+    size = mask_bytes(numel)
+    masks: Bytes = scratch.array("masks", count * size, np.uint8).reshape(count, size)
+    return masks
+
+
 def pack_bits(mask: Bools) -> Bytes:
     """Pack booleans: bit i of byte j is element 8j + i; spare bits are 0."""
     return np.packbits(mask, bitorder="little")
@@ -43,32 +50,12 @@ def unpack_bits(packed: Bytes, numel: int) -> Bools:
 
 def popcount(packed: Bytes) -> int:
     """Return how many bits are set."""
-    if packed.size <= FEW_BYTES:  # several calls of numpy take longer
+    if packed.size <= FEW_BYTES:  # any kernel takes longer
         return int.from_bytes(packed.tobytes(), "little").bit_count()
-    words = packed.size & ~7
-    return int(np.bitwise_count(packed[:words].view(np.uint64)).sum(dtype=np.int64)) + int(
-        np.bitwise_count(packed[words:]).sum(dtype=np.int64)
-    )
-
-
-def _lanes(itemsize: int) -> NDArray[Any]:
-    """Return for each byte of a mask the 8 elements to AND with: all ones or zero."""
-    table = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-    ones = (1 << 8 * itemsize) - 1
-    lanes: NDArray[Any] = table.astype(f"<u{itemsize}") * np.array(ones, f"<u{itemsize}")
-    return lanes
-
-
-_LANES = {size: _lanes(size) for size in (1, 2, 4, 8)}
+    return masking(packed.size).popcount(packed)
 
 
 def zero_unkept(bits: Bits, packed: Bytes, scratch: Scratch) -> None:
     """Set to +0.0, in place, every weight of `bits` whose bit in `packed` is 0."""
-    size = bits.itemsize
-    table = _LANES[size]
-    index = scratch.array("mask index", packed.size, np.intp)
-    np.copyto(index, packed)
-    lanes = scratch.array("mask lanes", packed.size * 8, bits.dtype)
-    # clip: with `out`, numpy's default mode would check and copy through a buffer of its own
-    np.take(table, index, axis=0, out=lanes.reshape(-1, 8), mode="clip")
-    np.bitwise_and(bits, lanes[: bits.size], out=bits)
+    # A quarter: there is that much less to gain than where weights are compared.
+    masking(bits.nbytes // 4).zero_unkept(bits, packed, scratch)

@@ -1,4 +1,4 @@
-"""Settings: what `--set NAME=VALUE` reaches, the keyword-only parameters of a function.
+"""Settings: the keyword-only parameters of a sparsifier or of a recipe's functions.
 
 Each has an annotation (int, float, str or bool) and a default.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 
-__all__ = ["Setting", "parse_pairs", "read_settings", "settings_of"]
+__all__ = ["Setting", "read_settings", "settings_of"]
 
-NAMED: dict[Any, type] = {kind.__name__: kind for kind in (int, float, str, bool)}
+KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+NAMED: dict[Any, type] = {kind.__name__: kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,13 @@ class Setting:
     kind: type
     default: Any
 
-    def read(self, name: str, text: str) -> Any:
+    def read(self, name: str, text: str, parameter: str = "settings") -> Any:
         """Return the value that a text stands for.
+
+        Args:
+            name: The setting's name, for the error.
+            text: The value as the user wrote it.
+            parameter: Where settings are given, for the error.
 
         Raises:
             UsageError: It stands for none.
@@ -36,7 +42,9 @@ class Setting:
                 return {"true": True, "false": False}[text.lower()]
             return self.kind(text)
         except (ValueError, KeyError):
-            raise UsageError(f"--set {name}={text}: not a {self.kind.__name__}") from None
+            raise UsageError(
+                Words("{} is not {}", Param(parameter, {name: text}), KINDS[self.kind])
+            ) from None
 
 
 def settings_of(function: Callable[..., Any]) -> dict[str, Setting]:
@@ -67,7 +75,10 @@ def _file_of(function: Callable[..., Any]) -> str:
 
 
 def read_settings(
-    known: Mapping[str, Setting], given: Mapping[str, str], owner: str
+    known: Mapping[str, Setting],
+    given: Mapping[str, str],
+    owner: str,
+    parameter: str = "settings",
 ) -> dict[str, Any]:
     """Return the value of every setting: what is given, or the default.
 
@@ -75,6 +86,7 @@ def read_settings(
         known: All settings.
         given: Values as the user wrote them.
         owner: Whose settings they are, for the error.
+        parameter: The parameter of the public functions that gives them, for the error.
 
     Raises:
         UsageError: There is no such setting, or a value cannot be read.
@@ -86,19 +98,6 @@ def read_settings(
             hint=f"its options are: {', '.join(sorted(known)) or 'none'}",
         )
     return {
-        name: setting.read(name, given[name]) if name in given else setting.default
+        name: setting.read(name, given[name], parameter) if name in given else setting.default
         for name, setting in known.items()
     }
-
-
-def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
-    """Split `NAME=VALUE` texts.
-
-    Raises:
-        UsageError: One is not of that form.
-    """
-    split = [pair.partition("=") for pair in pairs]
-    for name, equals, _ in split:
-        if not equals or not name:
-            raise UsageError(f"--set {name}: not NAME=VALUE")
-    return {name: value for name, _, value in split}

@@ -6,10 +6,12 @@ the outcome is the same for any number of threads.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,9 @@ from numpy.typing import NDArray
 __all__ = [
     "CHUNK",
     "CHUNK_BYTES",
+    "Beside",
     "Progress",
+    "Readable",
     "Scratch",
     "chunk_of",
     "default_threads",
@@ -177,3 +181,65 @@ def run(
     if failed:
         raise failed[0]
     return states
+
+
+class Beside(Generic[Item]):
+    """Work done by one thread beside the main work, and finished by all threads after it.
+
+    Used as a context manager around the main work. With one thread in all, nothing is done beside:
+    the items wait for the end.
+
+    Args:
+        items: What there is to do; taken one after the other.
+        work: Does one of them.
+        threads: Number of threads that finish what is left.
+    """
+
+    def __init__(self, items: Iterable[Item], work: Callable[[Item], None], threads: int) -> None:
+        self._items = iter(items)
+        self._work = work
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._failed: list[BaseException] = []
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self._threads > 1:
+            self._thread = threading.Thread(target=self._loop, name="elsa-beside")
+            self._thread.start()
+        return self
+
+    def _rest(self) -> Iterator[Item]:
+        """Yield what is left, item by item, to whichever thread asks first."""
+        while not self._stop.is_set():
+            with self._lock:
+                items = list(itertools.islice(self._items, 1))
+            if not items:
+                return
+            yield items[0]
+
+    def _loop(self) -> None:
+        try:
+            for item in self._rest():
+                self._work(item)
+        except BaseException as error:
+            self._failed.append(error)
+            self._stop.set()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                run(self._rest(), lambda item, _: self._work(item), lambda: None, self._threads)
+        finally:
+            if error is not None:
+                self._stop.set()
+            if self._thread is not None:
+                self._thread.join()
+        if error is None and self._failed:
+            raise self._failed[0]

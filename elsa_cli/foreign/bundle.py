@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
 
 from elsa_cli.checkpoint.manifest import Entry, Manifest
+from elsa_cli.checkpoint.source import NestedSource, Piece
 from elsa_cli.core.batch import Batch, Integers, pieces
 from elsa_cli.core.bits import Bools, Bytes, mask_bytes
 from elsa_cli.core.dtypes import DTYPES, Bits
 from elsa_cli.core.level import DENSE, Level, parse_level
-from elsa_cli.core.work import CHUNK, Scratch, run
+from elsa_cli.core.work import Progress, Scratch, chunk_of, no_progress, run
 from elsa_cli.errors import NotABundle, UsageError
-from elsa_cli.storage.container import Container, TensorInfo
+from elsa_cli.storage.container import Container, TensorInfo, TensorSpec
 from elsa_cli.storage.digest import digest_ranges
 from elsa_cli.storage.output import OutputFile
+from elsa_cli.storage.source import Extent
 
 __all__ = ["Bundle"]
 
@@ -51,109 +54,152 @@ class _Compared:
     strays: Integers
 
 
-class Bundle:
-    """A dense checkpoint and sparse ones of the same network, as a source of nested masks.
+class Bundle(NestedSource):
+    """A dense checkpoint and sparse ones of the same network, as a nested source.
 
     A weight is zeroed if it is zero in the sparse file, of either sign, unless dense has the same
     negative zero. Tensors of at most one dimension that differ (norms, biases, counters) become
-    per-level tensors.
-
-    Args:
-        dense: The dense checkpoint.
-        sparse: The sparse ones, in any order.
-        levels: The level of each, or None to derive them from the kept counts.
-        spool: A file for the masks; not committed.
-        threads: Number of threads.
+    per-level tensors. `Bundle.of` makes one.
     """
 
-    def __init__(
-        self,
+    def __init__(self, dense: Container, sparse: Sequence[Container], spool: OutputFile) -> None:
+        self._dense = dense
+        self.name = dense.path
+        self.metadata = dense.metadata
+        self.tensors: Mapping[str, TensorSpec] = {t.name: t.spec for t in dense.tensors}
+        self._sparse = list(sparse)
+        self._spool = spool
+        # Where each tensor lies in dense, and in the sparse files.
+        self._infos = _infos_of(dense)
+        self._theirs = [_infos_of(s) for s in self._sparse]
+        # Where the masks of each prunable tensor begin in the spool, and where the last end.
+        self._offsets = [0]
+        self.manifest = Manifest((), (), {"name": "bundle"}, 0, "auto", ())
+
+    @classmethod
+    def of(
+        cls,
         dense: Container,
         sparse: Sequence[Container],
         levels: Sequence[Level] | None,
         spool: OutputFile,
         threads: int,
-    ) -> None:
-        """Compare all tensors.
+        progress: Progress = no_progress,
+    ) -> Bundle:
+        """Compare files, all bytes of all of them, and return them as a nested source.
+
+        Args:
+            dense: The dense checkpoint; it stays open, as the others do.
+            sparse: The sparse ones, in any order.
+            levels: The level of each, or None to derive them from the kept counts.
+            spool: A file for the masks; not committed.
+            threads: Number of threads.
+            progress: Called with the bytes that were read.
 
         Raises:
             NotABundle: They are not levels of one network; the message names the first tensor.
             UsageError: The levels given do not fit the files.
         """
-        self.container = dense
-        self.metadata = dense.metadata
-        self.dense = {t.name: t for t in dense.tensors}
         for s in sparse:
             _check_same(dense, s)
-        self._sparse = sorted(sparse, key=lambda s: -_zeros(s, threads))
-        # Where each tensor of dense begins in the others.
-        self._infos = [{t.name: t for t in s.tensors} for s in self._sparse]
-        differs = self._differing(threads)
-        self._own = [t.name for t in differs if len(t.shape) <= 1]
+        bundle = cls(dense, sparse, spool)
+        bundle._fill(levels, threads, progress)
+        return bundle
+
+    def _fill(self, levels: Sequence[Level] | None, threads: int, progress: Progress) -> None:
+        """Compare all tensors, spool the masks, and complete the manifest."""
+        files = len(self._sparse)
+        progress(0, (2 * files + 1) * self._dense.data_bytes)
+        self._sparse.sort(key=lambda s: -_zeros(s, threads, progress))
+        self._theirs = [_infos_of(s) for s in self._sparse]
+        differs = self._differing(threads, progress)
+        per_level = tuple(sorted(t.name for t in differs if len(t.shape) <= 1))
         pruned = [t for t in differs if len(t.shape) > 1]
         for t in pruned:
             if t.dtype.float_bits is None:
-                raise NotABundle(f"{t.dtype.name} values differ", file=dense.path, tensor=t.name)
+                raise NotABundle(f"{t.dtype.name} values differ", file=self.name, tensor=t.name)
         if not pruned:
-            raise NotABundle("no sparse checkpoint differs from it in its weights", file=dense.path)
-        self._spool = spool
-        self._place = [0]
-        for t in pruned:
-            self._place.append(self._place[-1] + mask_bytes(t.numel))
+            raise NotABundle("no sparse checkpoint differs from it in its weights", file=self.name)
+        self._offsets = [0, *itertools.accumulate(mask_bytes(t.numel) for t in pruned)]
         compared = self._compare(pruned, threads)
         self._check(pruned, compared)
         numel = sum(t.numel for t in pruned)
         named = self._name_levels(levels, compared.kept.sum(axis=0).tolist(), numel)
-        size = self._place[-1]
-        weights = digest_ranges(dense.read_into, [(t.begin, t.nbytes) for t in pruned], threads)
-        masks = digest_ranges(
-            spool.read_into, [(k * size, size) for k in range(len(named))], threads
+        size = self._offsets[-1]
+        weights = digest_ranges(
+            self._dense.read_into, [(t.begin, t.nbytes) for t in pruned], threads
         )
-        self.manifest = Manifest(
+        masks = digest_ranges(
+            self._spool.read_into, [(k * size, size) for k in range(len(named))], threads
+        )
+        self.manifest = replace(
+            self.manifest,
             levels=named,
             tensors=tuple(
                 Entry(t.name, t.dtype, t.shape, tuple(row), digest)
                 for t, row, digest in zip(pruned, compared.kept.tolist(), weights, strict=True)
             ),
-            method={"name": "bundle"},
-            seed=0,
-            masks="auto",
             mask_digests=tuple(masks),
-            per_level=tuple(sorted(self._own)),
+            per_level=per_level,
         )
+        self._begins = np.array([t.begin for t in pruned], np.int64)
 
-    def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
-        """Yield pieces of whole tensors and the packed bits of every level, in order."""
-        for piece in batch.pieces(lambda _: CHUNK):
-            packed = []
-            for k in range(len(self._sparse)):
-                bits = np.empty(int(piece.mask_places()[-1]), np.uint8)
-                self._spool.read_into(self._spooled(k, piece), bits.data)
-                packed.append(bits)
-            yield piece, packed
+    def jobs(self) -> Iterator[Batch]:
+        """Yield all prunable weights in pieces: they can be read from anywhere."""
+        tensors = self.manifest.tensors
+        yield from pieces([t.numel for t in tensors], [t.dtype for t in tensors], chunk_of)
 
-    def _spooled(self, level: int, piece: Batch) -> int:
+    def pieces(self, batch: Batch, scratch: Scratch) -> Iterator[Piece]:
+        """Yield weights and masks; see `NestedSource`."""
+        for piece in batch.pieces(chunk_of):
+            cells = _read(self._dense, piece, self._begins, "dense", scratch)
+            yield Piece(piece, cells, self._masks_of(piece))
+
+    def masks(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
+        """Yield masks alone; see `NestedSource`."""
+        for piece in batch.pieces(chunk_of):
+            yield piece, self._masks_of(piece)
+
+    def _masks_of(self, piece: Batch) -> list[Bytes]:
+        packed = []
+        for k in range(len(self._sparse)):
+            bits = np.empty(int(piece.mask_places()[-1]), np.uint8)
+            self._spool.read_into(self._spooled(k, piece), bits.data)
+            packed.append(bits)
+        return packed
+
+    def _spooled(self, level_index: int, piece: Batch) -> int:
         """Return where the masks of a piece lie in the spool."""
-        return level * self._place[-1] + self._place[piece.first] + piece.start // 8
+        return level_index * self._offsets[-1] + self._offsets[piece.first] + piece.start // 8
 
     def per_level(self, level: Level) -> Mapping[str, bytes]:
         """Return the bytes of a level's per-level tensors."""
         if level == DENSE:
             return {}
-        at = self.manifest.levels.index(level)
-        infos = self._infos[at]
-        return {name: self._sparse[at].read(infos[name]) for name in self.manifest.per_level}
+        level_index = self.manifest.levels.index(level)
+        file, infos = self._sparse[level_index], self._theirs[level_index]
+        return {name: file.read(infos[name]) for name in self.manifest.per_level}
 
-    def _differing(self, threads: int) -> list[TensorInfo]:
+    def verbatim(self, level: Level) -> Iterator[tuple[TensorSpec, Extent]]:
+        """Yield the tensors whose bytes in the dense file are those of the level."""
+        left_out: set[str] = set()
+        if level != DENSE:
+            left_out = {t.name for t in self.manifest.tensors} | set(self.manifest.per_level)
+        for t in self._infos.values():
+            if t.name not in left_out:
+                yield t.spec, self._dense.extent(t)
+
+    def _differing(self, threads: int, progress: Progress) -> list[TensorInfo]:
         """Return the tensors of which any sparse file has other bytes."""
-        tensors = self.container.tensors
+        tensors = self._dense.tensors
         places = self._places(tensors)
         found = np.zeros(len(tensors), np.bool_)
 
         def work(piece: Batch, scratch: Scratch) -> None:
+            progress((1 + len(self._sparse)) * piece.nbytes)
             if found[piece.rows].all():
                 return
-            own = _read(self.container, piece, places[0], "dense", scratch)
+            own = _read(self._dense, piece, places[0], "dense", scratch)
             for file, begins in zip(self._sparse, places[1:], strict=True):
                 theirs = _read(file, piece, begins, "sparse", scratch)
                 if not np.array_equal(own, theirs):
@@ -165,7 +211,7 @@ class Bundle:
 
     def _places(self, tensors: Sequence[TensorInfo]) -> list[Integers]:
         """Return where tensors of dense begin in its data, and in that of each sparse file."""
-        files = [self.dense, *self._infos]
+        files = [self._infos, *self._theirs]
         return [np.array([infos[t.name].begin for t in tensors], np.int64) for infos in files]
 
     def _compare(self, pruned: Sequence[TensorInfo], threads: int) -> _Compared:
@@ -176,7 +222,7 @@ class Bundle:
         def work(piece: Batch, state: tuple[Integers, Scratch]) -> None:
             (kept_of, changed, strays), scratch = state
             rows = piece.rows
-            own = _read(self.container, piece, places[0], "dense", scratch)
+            own = _read(self._dense, piece, places[0], "dense", scratch)
             sparser: Bytes | None = None
             for k, file in enumerate(self._sparse):
                 theirs = _read(file, piece, places[k + 1], "sparse", scratch)
@@ -259,7 +305,11 @@ def _kept(piece: Batch, own: Bits, theirs: Bits) -> tuple[Bools, Bools]:
     return found, found & ~same
 
 
-def _zeros(file: Container, threads: int) -> int:
+def _infos_of(file: Container) -> Mapping[str, TensorInfo]:
+    return {t.name: t for t in file.tensors}
+
+
+def _zeros(file: Container, threads: int, progress: Progress) -> int:
     """Return how many weights of floating-point matrices are zero."""
     tensors = [t for t in file.tensors if t.dtype.float_bits and len(t.shape) > 1]
     places = np.array([t.begin for t in tensors], np.int64)
@@ -267,6 +317,7 @@ def _zeros(file: Container, threads: int) -> int:
     def work(piece: Batch, state: tuple[list[int], Scratch]) -> None:
         cells = _read(file, piece, places, "sparse", state[1])
         state[0].append(piece.count - int(piece.nonzero(cells).sum()))
+        progress(piece.nbytes)
 
     items = pieces([t.numel for t in tensors], [t.dtype for t in tensors], _span)
     empty: list[int] = []

@@ -1,4 +1,4 @@
-"""What the classes of a model's modules tell of its tensors: roles, and input dimensions."""
+"""What the classes of a model's modules say about its tensors: roles and input dimensions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from elsa_cli.selection.roles import Told
 
 __all__ = ["model_of_config", "roles_of"]
 
-# The first class that a module is an instance of decides. Beside each, the role of its tensors of
-# two dimensions or more, and the dimension along which a weight's inputs lie.
+# The first class that a module is an instance of decides. Each row gives the role of the module's
+# tensors of two dimensions or more, and the dimension along which a weight's inputs lie.
 CLASSES: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str, int | None], ...] = (
     ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), "weight", 0),
     ((nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d), "weight", 1),
@@ -36,7 +36,7 @@ CLASSES: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], str, int | N
     ),
     (nn.PReLU, "scale", None),
 )
-# Classes of other libraries, by name: they are told without an import of those.
+# Classes of other libraries, by name, so that these need not be imported.
 NAMED = {"Conv1D": ("weight", 0)}  # transformers: (in, out)
 NORMS = re.compile(
     r".*Norm(?:ali[sz]ation)?(?:\d*[dD]?|Gated)"
@@ -45,10 +45,10 @@ ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"
 
 
 def roles_of(model: nn.Module) -> dict[str, Told]:
-    """Return what the classes tell, by the names of the state dict.
+    """Return what the classes say, by the names of the state dict.
 
-    Parameters of modules that no class is known of are left out: their names have to tell. Buffers
-    are constants, but for the statistics of norms.
+    Parameters of modules of an unknown class are left out: their names have to decide. Buffers are
+    constants, except the statistics of norms.
     """
     told: dict[str, Told] = {}
     head = _head_of(model)
@@ -77,7 +77,7 @@ def _head_of(model: nn.Module) -> object:
     output = getattr(model, "get_output_embeddings", None)
     try:
         return output() if callable(output) else None
-    except Exception:  # a method of another library, or of a model that has none
+    except Exception:  # code of another library, or of a model without a head
         return None
 
 
@@ -106,14 +106,15 @@ def _parameter(name: str, parameter: Tensor, role: str, dim: int | None, kind: s
 def model_of_config(
     folder: str, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Told], str] | None:
-    """Return what a folder's `config.json` tells of a checkpoint's tensors, and the class's name.
+    """Return what a folder's `config.json` says about a checkpoint's tensors, and the class's name.
 
     The model is built by transformers on the meta device: no memory, no network, no code from the
-    folder. Whatever fails means that nothing is known.
+    folder. Any failure means that nothing is known: None is returned.
 
     Args:
         folder: Where the `config.json` is.
-        shapes: Shape of each tensor of the checkpoint, by name; what differs is left out.
+        shapes: Shape of each tensor of the checkpoint, by name; tensors that have another shape in
+            the model are left out.
     """
     try:
         with open(os.path.join(folder, "config.json"), encoding="utf-8") as file:
@@ -121,35 +122,35 @@ def model_of_config(
         import transformers
 
         names = fields.get("architectures") or []
-        found = getattr(transformers, names[0], None) if names else None
+        kind = getattr(transformers, names[0], None) if names else None
         with _quiet(transformers), torch.device("meta"):
             config = transformers.AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-            if found is None:
+            if kind is None:
                 model = transformers.AutoModel.from_config(config, trust_remote_code=False)
-            elif isinstance(found, type) and issubclass(found, nn.Module):
-                model = found(config)
+            elif isinstance(kind, type) and issubclass(kind, nn.Module):
+                model = kind(config)
             else:
                 raise TypeError(f"{names[0]} is no model")  # a config may name anything
         told = roles_of(model)
         sizes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    except Exception:  # a config of another library, a class that wants more: names have to tell
+    except Exception:  # a config of another library, a class with more arguments, …
         return None
     base = str(getattr(model, "base_model_prefix", "") or "")
     matched = {
-        name: told[own]
+        name: told[spelling]
         for name, shape in shapes.items()
-        for own in _spellings(name, base)
-        if own in told and sizes.get(own) == shape
+        for spelling in _spellings(name, base)
+        if spelling in told and sizes.get(spelling) == shape
     }
     return (matched, type(model).__name__) if matched else None
 
 
 def _spellings(name: str, base: str) -> Iterable[str]:
-    """Yield the names that a checkpoint's tensor can have in a model, its own name last.
+    """Yield the names that a checkpoint's tensor can have in a model; the last that fits decides.
 
-    With the prefix of the base model, or without.
+    They are the name with the prefix of the base model, without it, and as it is.
     """
     if base:
         yield f"{base}.{name}"
@@ -160,13 +161,13 @@ def _spellings(name: str, base: str) -> Iterable[str]:
 
 @contextlib.contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep transformers from saying what it thinks of a config; errors are another matter."""
+    """Keep transformers from printing warnings about a config; its errors are still raised."""
     log = getattr(transformers, "logging", None)
-    said = log.get_verbosity() if log else None
+    verbosity = log.get_verbosity() if log else None
     if log:
         log.set_verbosity_error()
     try:
         yield
     finally:
         if log:
-            log.set_verbosity(said)
+            log.set_verbosity(verbosity)

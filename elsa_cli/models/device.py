@@ -1,4 +1,4 @@
-"""Where a training computes."""
+"""The device and the threads that torch computes on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 from elsa_cli.models.distributed import local_rank
 
 __all__ = ["Device", "pick_device", "repeatable", "threads_in_use"]
@@ -17,7 +17,7 @@ Device = torch.device
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device that a name stands for: `auto`, `cpu`, `cuda`, `cuda:1` and so on.
+    """Return the torch device of a name: `auto`, `cpu`, `cuda`, `cuda:1` and so on.
 
     Raises:
         UsageError: There is no such device here.
@@ -35,14 +35,22 @@ def pick_device(name: str) -> torch.device:
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise UsageError(
-            f"--device {name} cannot be used ({reason})", hint="use auto, cpu, or cuda with a GPU"
+            Words("{} cannot be used ({})", Param("device", name), reason),
+            hint="use auto, cpu, or cuda with a GPU",
         ) from error
     return device
 
 
 @contextlib.contextmanager
 def repeatable(threads: int | None) -> Iterator[None]:
-    """Let torch choose algorithms that give the same bits every time, on so many threads."""
+    """Let torch choose algorithms that give the same bits every time.
+
+    Args:
+        threads: Threads of torch on the CPU while this context lasts; None leaves them alone.
+
+    Raises:
+        UsageError: `threads` is below 1.
+    """
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads cannot compute", hint="use 1 or more")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
@@ -62,5 +70,5 @@ def repeatable(threads: int | None) -> Iterator[None]:
 
 
 def threads_in_use() -> int:
-    """Return how many threads torch computes with on the CPU."""
+    """Return how many threads torch uses on the CPU."""
     return torch.get_num_threads()

@@ -1,9 +1,9 @@
-"""Several processes, on torch.distributed: started by torchrun, one of them writes.
+"""Several processes on torch.distributed: torchrun starts them, and the first one writes.
 
-Every process has the whole model. Their gradients are averaged after the last backward pass of a
-step, not by hooks in the middle of one, as DistributedDataParallel does: so each process may use
-other parameters in each step (LayerDrop, experts, heads for export only), and reentrant
-checkpointing works, with nothing to ask for.
+Every process has the whole model. Gradients are averaged after the last backward pass of a step,
+and not by hooks inside the pass, as DistributedDataParallel does it. So each process may use other
+parameters in each step (LayerDrop, experts, heads for export only), and reentrant checkpointing
+works, without any option.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from elsa_cli.errors import FrozenChanged, PeerLost, PeerSilent, TrainingError
+from elsa_cli.errors import FrozenChanged, Param, PeerLost, PeerSilent, TrainingError, Words
 from elsa_cli.models.tensors import to_bytes
 
 __all__ = ["Group", "is_peer_error", "local_rank", "world_size"]
@@ -27,8 +27,8 @@ __all__ = ["Group", "is_peer_error", "local_rank", "world_size"]
 LOST = ("closed by peer", "connection reset", "broken pipe", "nccl", "socket")
 LATE = ("timed out", "timeout", "time out", "timed-out")
 T = TypeVar("T", bound=Tensor)
-PATIENCE = timedelta(days=365)  # one process measures or writes, however long that takes
-BUCKET = 2**25  # bytes of gradients that are averaged at once, at least one tensor
+PATIENCE = timedelta(days=365)  # the others wait while one evaluates or writes
+BUCKET = 2**25  # bytes that are sent in one message; at least one tensor is
 
 
 def world_size() -> int:
@@ -37,12 +37,12 @@ def world_size() -> int:
 
 
 def local_rank() -> int:
-    """Return the number of this process on its machine."""
+    """Return the index of this process on its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def is_peer_error(error: Exception) -> PeerLost | PeerSilent | None:
-    """Return the error to raise if `error` means that another process is gone, or is too slow."""
+    """Return the error to raise if `error` means that another process is gone or too slow."""
     if not (dist.is_available() and dist.is_initialized()):
         return None
     text = str(error).lower()
@@ -52,29 +52,39 @@ def is_peer_error(error: Exception) -> PeerLost | PeerSilent | None:
     if any(word in text for word in LATE):
         return PeerSilent(
             "another process of this run did not answer in time",
-            hint="it is stuck, or its share of the step takes far longer; see what it does, then "
-            "start the run again with --resume",
+            hint=Words(
+                "it is stuck, or its share of the step takes far longer; see what it does, then "
+                "start the run again with {}",
+                Param("resume", True),
+            ),
         )
     if ours or any(word in text for word in LOST):
         return PeerLost(
             "another process of this run has ended",
-            hint="see what that process says, then start the run again with --resume",
+            hint=Words(
+                "see what that process says, then start the run again with {}",
+                Param("resume", True),
+            ),
         )
     return None
 
 
 class Group:
-    """The processes of a run; without a launcher, this one alone.
+    """The processes of a run; without a launcher, this process alone.
 
     Args:
         device: Where this process computes.
+
+    Attributes:
+        size: Number of processes.
+        rank: Index of this process.
 
     Raises:
         TrainingError: The processes do not find each other.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Meet the other processes."""
+        """Connect to the other processes."""
         self.size = world_size()
         self.rank = 0
         self._device = device
@@ -83,28 +93,28 @@ class Group:
         self.rank = int(os.environ.get("RANK", "0"))
         try:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-            # Waits on the CPU; that another process is gone ends the wait at once.
+            # This group waits on the CPU; the wait ends at once if another process is gone.
             self._patient = dist.new_group(backend="gloo", timeout=PATIENCE)
         except Exception as error:
             text = str(error).split("\n")[0]
             raise TrainingError(
                 f"the {self.size} processes do not find each other: {text}",
-                hint="start them with `torchrun --nproc-per-node N -m elsa_cli freeze-train …`",
+                hint="start them with `torchrun --nproc-per-node N …`",
             ) from error
 
     @property
     def writes(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+        """Whether this is the process that writes files and reports."""
         return self.rank == 0
 
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace gradients by their mean over the processes.
 
-        A parameter that has a gradient in some processes has one in all of them afterwards; where
-        it had none it counts as zero. One without a gradient anywhere is left without.
+        A parameter that has a gradient in some processes has one in all of them afterwards: a
+        missing gradient counts as zero. A parameter without a gradient in any process stays so.
 
         Args:
-            parameters: The same ones in every process, in the same order.
+            parameters: The same in every process, in the same order.
         """
         if self.size > 1:
             for bucket in _buckets(parameters):
@@ -112,7 +122,10 @@ class Group:
 
     @torch.no_grad()
     def _average(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Average the gradients of parameters of one dtype, in one message."""
+        """Average the gradients of parameters of one dtype, in one message.
+
+        Its last elements count, for each parameter, the processes that have a gradient.
+        """
         here = [p.grad is not None for p in parameters]
         flat = torch.cat(
             [
@@ -126,16 +139,16 @@ class Group:
         for parameter, mean, count in zip(parameters, means, counts.tolist(), strict=True):
             if not count:
                 continue
-            found = mean.view_as(parameter).div_(self.size)
+            averaged = mean.view_as(parameter).div_(self.size)
             if parameter.grad is not None and parameter.grad.layout != torch.strided:
-                parameter.grad = found.to_sparse(parameter.grad.sparse_dim())
+                parameter.grad = averaged.to_sparse(parameter.grad.sparse_dim())
             elif parameter.grad is not None:
-                parameter.grad.copy_(found)
+                parameter.grad.copy_(averaged)
             else:
-                parameter.grad = torch.empty_like(parameter).copy_(found)
+                parameter.grad = torch.empty_like(parameter).copy_(averaged)
 
     def reduce(self, values: Tensor) -> Tensor:
-        """Return the sum of `values` over the processes, float64 on the CPU."""
+        """Return the sum of `values` over the processes, in their dtype, on the CPU."""
         if self.size == 1:
             return values
         shared = values.to(self._device)
@@ -144,10 +157,10 @@ class Group:
 
     @torch.no_grad()
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process the tensors of the first."""
+        """Replace the tensors of every process by those of the first process, in place."""
         if self.size > 1:
             for bucket in _buckets(t.detach() for t in tensors if t.numel()):
-                # As bytes: not every dtype can be sent.
+                # Sent as bytes, because not every dtype can be sent.
                 flat = torch.cat([t.reshape(-1) for t in bucket])
                 shared = flat.view(torch.uint8)
                 self._asking(lambda shared=shared: dist.broadcast(shared, 0))
@@ -158,25 +171,29 @@ class Group:
     def agree(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Check that tensors have the same bits in every process.
 
+        Args:
+            tensors: The tensors of this process, by name.
+            where: The position in the run, for the error.
+
         Raises:
             FrozenChanged: They have not.
         """
         if self.size == 1:
             return
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for name in sorted(tensors):
-            found.update(name.encode())
-            found.update(to_bytes(tensors[name]).data)
+            digest.update(name.encode())
+            digest.update(to_bytes(tensors[name]).data)
         digests: list[Any] = [None] * self.size
-        self._asking(lambda: dist.all_gather_object(digests, found.hexdigest()))
+        self._asking(lambda: dist.all_gather_object(digests, digest.hexdigest()))
         if len(set(digests)) > 1:
             raise FrozenChanged(
                 f"the processes have different weights at the end of {where}",
-                hint="the recipe must do the same in all of them, but for the batches",
+                hint="the recipe must do the same in all of them, except for the batches",
             )
 
     def barrier(self) -> None:
-        """Wait until every process is here, however long one measures or writes."""
+        """Wait until every process is here, however long one of them evaluates or writes."""
         if self.size > 1:
             self._asking(lambda: dist.barrier(group=self._patient))
 
@@ -192,7 +209,7 @@ class Group:
     def close(self) -> None:
         """Leave the group."""
         if self.size > 1 and dist.is_initialized():
-            gc.collect()  # wrapped models that are not used any more still hold the group
+            gc.collect()  # wrapped models that are no longer used still hold the group
             dist.destroy_process_group()
 
 
@@ -201,7 +218,7 @@ def _dense(grad: Tensor) -> Tensor:
 
 
 def _buckets(tensors: Iterable[T]) -> Iterator[list[T]]:
-    """Yield tensors of one dtype together, as many as fit into a message."""
+    """Yield lists of tensors of one dtype, as many as fit into one message."""
     waiting: dict[torch.dtype, tuple[list[T], int]] = {}
     for tensor in tensors:
         bucket, size = waiting.get(tensor.dtype, ([], 0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import zip_longest
 
 import torch
@@ -12,9 +12,9 @@ from elsa_cli.errors import Misfit
 from elsa_cli.models.tensors import State, dtype_of, master_dtype
 from elsa_cli.text import listed
 
-__all__ = ["Network"]
+__all__ = ["Network", "tied_names"]
 
-SHOWN = 3  # pairs of names in the one line of an error
+SHOWN = 3  # pairs of names in an error's one line
 
 
 class Network:
@@ -31,15 +31,15 @@ class Network:
         model: The model, on its device.
         slots: Every tensor of the state dict by name: parameters and buffers themselves, so that
             writing into them changes the model. Tied parameters appear under each of their names.
-        stored: The dtype of each slot in the checkpoint.
-        fixed: Parameters that the recipe does not want trained: without `requires_grad`.
-        resting: Modules by name that the recipe left in evaluation mode, and that stay in it. Of a
-            model that is in it as a whole, as `from_pretrained` gives one, only norms whose
-            parameters are not trained: of the rest nothing says that it is not.
+        stored: The dtype of each slot in the checkpoint; that of the model until `store_as`.
+        fixed: Parameters that the recipe does not want trained: those without `requires_grad`.
+        resting: Modules by name that the recipe left in evaluation mode, and that stay in it. If
+            the whole model is in evaluation mode, as `from_pretrained` returns it, these are only
+            the norms whose parameters are not trained: nothing says that the rest should stay so.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        """Move the model to its device; until `match`, what it has is what is stored."""
+        """Move the model to its device, and widen its narrow floats."""
         self.model = model.to(device)
         self.slots = self._slots()
         self.stored = {name: slot.dtype for name, slot in self.slots.items()}
@@ -55,8 +55,8 @@ class Network:
 
     def _rests(self, module: nn.Module) -> bool:
         """Tell whether a module in evaluation mode is meant to stay in it."""
-        own = [p.requires_grad for p in module.parameters(recurse=False)]
-        frozen = _has_statistics(module) and bool(own) and not any(own)
+        trained = [p.requires_grad for p in module.parameters(recurse=False)]
+        frozen = _has_statistics(module) and bool(trained) and not any(trained)
         return frozen or not self._whole
 
     def _slots(self) -> dict[str, Tensor]:
@@ -80,55 +80,66 @@ class Network:
         first: dict[int, str] = {}
         return {name: first.setdefault(id(slot), name) for name, slot in self.slots.items()}
 
-    def match(self, state: State, prunable: Iterable[str], file: str) -> list[str]:
-        """Check that a checkpoint fits, and store as it does.
+    def check(self, state: State, prunable: Iterable[str], file: str) -> list[str]:
+        """Check that a checkpoint fits the model.
 
         Args:
-            state: The dense network of the checkpoint, in its stored dtypes.
+            state: The network of one level of the checkpoint, in its stored dtypes.
             prunable: Names of its prunable tensors.
             file: Its path, for errors.
 
         Returns:
-            Names that the model lacks and that need no training: they are carried along.
+            Names that the model lacks and that need no training: the output keeps them as they are.
 
         Raises:
             Misfit: A name or a shape of one has no counterpart in the other.
         """
+        pruned = set(prunable)
+        self._check_names(state, pruned, file)
+        self._check_kinds(state, pruned, file)
+        return [name for name in state if name not in self.slots]
+
+    def _check_names(self, state: State, pruned: Set[str], file: str) -> None:
+        """Raise Misfit if the model has a tensor that the checkpoint lacks, or lacks a prunable."""
         canonical = self.canonical()
         present = {canonical[name] for name in state if name in canonical}
-        missing = [n for n, first in canonical.items() if n not in state and first not in present]
+        missing = [name for name, first in canonical.items() if first not in present]
         surplus = [name for name in state if name not in self.slots]
-        pruned = set(prunable)
-        if missing or pruned.intersection(surplus):
-            pairs = [
-                (
-                    _show(a, state[a]) if a is not None else "",
-                    _show(b, self.slots[b]) if b is not None else "",
-                )
-                for a, b in zip_longest(sorted(surplus), sorted(missing))
-            ]
-            raise Misfit(
-                f"does not fit the recipe's model: {len(surplus)} tensors are only in the "
-                f"checkpoint, {len(missing)} only in the model" + _listed(pairs),
-                pairs,
-                file=file,
-                hint="build_model() must give the tensors the checkpoint's names",
+        if not missing and pruned.isdisjoint(surplus):
+            return
+        pairs = [
+            (
+                "" if theirs is None else _show(theirs, state[theirs]),
+                "" if ours is None else _show(ours, self.slots[ours]),
             )
+            for theirs, ours in zip_longest(sorted(surplus), sorted(missing))
+        ]
+        raise Misfit(
+            f"does not fit the recipe's model: {len(surplus)} tensors are only in the "
+            f"checkpoint, {len(missing)} only in the model" + _listed(pairs),
+            pairs,
+            file=file,
+            hint="build_model() must give the tensors the checkpoint's names",
+        )
+
+    def _check_kinds(self, state: State, pruned: Set[str], file: str) -> None:
+        """Raise Misfit if a tensor has another shape, or cannot be trained as it has to be."""
+        slots, parameters = self.slots, self.parameters
+        both = {name: tensor for name, tensor in state.items() if name in slots}
         wrong = [
-            (_show(name, tensor), _show(name, self.slots[name]))
-            for name, tensor in state.items()
-            if name in self.slots and tensor.shape != self.slots[name].shape
+            (_show(name, tensor), _show(name, slots[name]))
+            for name, tensor in both.items()
+            if tensor.shape != slots[name].shape
         ]
         wrong += [
-            (f"{_show(name, tensor)} {tensor.dtype}", f"{name} {self.slots[name].dtype}")
-            for name, tensor in state.items()
-            if name in self.parameters
-            and tensor.is_floating_point() != self.slots[name].is_floating_point()
+            (f"{_show(name, tensor)} {tensor.dtype}", f"{name} {slots[name].dtype}")
+            for name, tensor in both.items()
+            if name in parameters and tensor.is_floating_point() != slots[name].is_floating_point()
         ]
         wrong += [
             (f"{name} (prunable)", f"{name} is no floating-point parameter")
             for name in sorted(pruned)
-            if name not in self.parameters or not self.slots[name].is_floating_point()
+            if name not in parameters or not slots[name].is_floating_point()
         ]
         if wrong:
             raise Misfit(
@@ -137,22 +148,28 @@ class Network:
                 file=file,
                 hint="build_model() must give the tensors the checkpoint's shapes",
             )
+
+    def store_as(self, state: State) -> None:
+        """Let `read` round every slot to the dtype that a checkpoint has for it.
+
+        Args:
+            state: The checkpoint's tensors; `check` has passed.
+        """
         self.stored |= {n: tensor.dtype for n, tensor in state.items() if n in self.slots}
-        for name, first in canonical.items():  # tied names that are not in the file
+        for name, first in self.canonical().items():  # tied names that are not in the file
             if name not in state:
                 self.stored[name] = self.stored[first]
-        return surplus
 
     @torch.no_grad()
     def load(self, state: State) -> None:
-        """Write tensors into the model; names that it lacks are passed over."""
+        """Write tensors into the model; skip names that it lacks."""
         for name, tensor in state.items():
             slot = self.slots.get(name)
             if slot is not None:
                 slot.data.copy_(tensor)
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Return slots as they are stored: rounded to the checkpoint's dtype, on the CPU."""
+        """Return slots as they are stored: copies rounded to the checkpoint's dtype, on the CPU."""
         return {
             name: self.slots[name].detach().to(self.stored[name], copy=True).cpu() for name in names
         }
@@ -164,8 +181,8 @@ class Network:
     def fresh_state(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Return the tensors of a new model as a checkpoint has them, and metadata.
 
-        Of tied tensors the first name is kept; the metadata names the others, as the safetensors
-        library's `save_model` writes it and its `load_model` reads it.
+        A tied tensor is stored once, under its first name; the metadata gives the first name for
+        each of the others, as the safetensors library's `save_model` and `load_model` do.
         """
         canonical = self.canonical()
         names = [name for name, first in canonical.items() if name == first]
@@ -184,13 +201,13 @@ class Network:
         return [n for n, slot in self.slots.items() if not isinstance(slot, nn.Parameter)]
 
     def train(self) -> None:
-        """Put the model into training mode, but for what the recipe left in evaluation mode."""
+        """Put the model into training mode, except the modules in `resting`."""
         self.model.train()
         for module in self.resting.values():
-            module.training = False  # this one alone: parts of it may be trained
+            module.training = False  # the module alone: its children may be trained
 
     def remarks(self) -> list[str]:
-        """Return what the user should know of modes, a line each."""
+        """Return what the user should know about training and evaluation modes, a line each."""
         above = {n: n.rpartition(".")[0] for n in self.resting if n}
         parts = [n for n, parent in above.items() if parent not in above]
         lines = []
@@ -207,7 +224,7 @@ class Network:
         return lines
 
     def norms(self) -> Iterator[nn.Module]:
-        """Yield the layers that keep running statistics, without those that stay as they are."""
+        """Yield the layers that keep running statistics, without those in `resting`."""
         resting = {id(module) for module in self.resting.values()}
         for module in self.model.modules():
             if id(module) not in resting and _has_statistics(module):
@@ -224,14 +241,14 @@ def _show(name: str, tensor: Tensor) -> str:
 
 
 def _listed(pairs: list[tuple[str, str]]) -> str:
-    """Return the first pairs, in a line."""
+    """Return the first pairs in one line, and how many more there are."""
     shown = "; ".join(f"{a or '-'} | {b or '-'}" for a, b in pairs[:SHOWN])
     more = len(pairs) - SHOWN
     return f" ({shown}{f'; and {more} more' if more > 0 else ''})"
 
 
 def tied_names(canonical: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the names of each tensor that has several, by the first."""
+    """Return all names of each tensor that has several, by the first of them."""
     groups: dict[str, list[str]] = {}
     for name, first in canonical.items():
         groups.setdefault(first, []).append(name)

@@ -1,4 +1,4 @@
-"""Running statistics of norms, estimated anew for a network that is done."""
+"""Estimating the running statistics of norms again, for a network that is trained."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from elsa_cli.models.data import Place, Stream, to_device
+from elsa_cli.models.data import Position, Stream, to_device
 from elsa_cli.models.network import Network
 from elsa_cli.models.recipe import Recipe
 
 __all__ = ["BATCHES", "recalibrate"]
 
-BATCHES = 100  # training batches looked at, an epoch at most
+BATCHES = 100  # training batches that are averaged over; an epoch at most
 
 
 @torch.no_grad()
 def recalibrate(recipe: Recipe, network: Network, device: torch.device) -> None:
     """Replace running means and variances by plain averages over training batches.
 
-    All else in the model is as in evaluation.
+    Everything else in the model is in evaluation mode meanwhile; the model's modes are put back.
+
+    Args:
+        recipe: Gives the batches, and runs the model by its loss.
+        network: The model; its weights are rounded to the stored dtypes first.
+        device: Where the model is.
     """
     norms: list[Any] = list(network.norms())
     if not norms:
@@ -37,7 +42,7 @@ def recalibrate(recipe: Recipe, network: Network, device: torch.device) -> None:
             norm.train()
         stream = Stream(recipe, 0, -1, 0, 1, 1)
         steps = stream.steps() or BATCHES
-        for _, batches in stream.walk(Place(), min(steps, BATCHES)):
+        for _, batches in stream.walk(Position(), min(steps, BATCHES)):
             recipe.loss(model, to_device(batches[0], device))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

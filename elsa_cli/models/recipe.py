@@ -1,4 +1,4 @@
-"""Recipes: a Python file that says what is trained, on what, and for which loss.
+"""Recipes: a recipe is a Python file that defines the model, the data and the loss.
 
 The contract is in docs/recipes.md.
 """
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from elsa_cli.core.settings import Setting, read_settings, settings_of
-from elsa_cli.errors import ElsaError, RecipeError, UsageError
+from elsa_cli.errors import ElsaError, Param, RecipeError, UsageError, Words
 from elsa_cli.models.distributed import is_peer_error
 
 __all__ = ["SIGNATURES", "Recipe"]
 
-# Every function of a recipe: how it is called, and whether it must be there.
+# Every function of a recipe: how it is called, and whether it is required.
 SIGNATURES = {
     "build_model": ("build_model() -> torch.nn.Module", True),
     "train_data": ("train_data() -> an iterable of batches", True),
@@ -32,7 +32,7 @@ SIGNATURES = {
     "optimizer": ("optimizer(params) -> torch.optim.Optimizer", False),
     "schedule": ("schedule(optimizer, steps) -> a scheduler with step()", False),
 }
-SHARE = ("rank", "world")  # keyword parameters of train_data that the tool sets, if they are there
+SHARE = ("rank", "world")  # keyword parameters of train_data that the tool sets if it has them
 
 
 class Recipe:
@@ -41,6 +41,7 @@ class Recipe:
     Args:
         path: The Python file.
         settings: Values for the recipe's settings, as the user wrote them.
+        parameter: The parameter of the public function that gives them, for errors.
 
     Attributes:
         path: The file.
@@ -53,7 +54,10 @@ class Recipe:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], settings: Mapping[str, str] | None = None
+        self,
+        path: str | os.PathLike[str],
+        settings: Mapping[str, str] | None = None,
+        parameter: str = "settings",
     ) -> None:
         """Import the file and check its functions."""
         self.path = os.fspath(path)
@@ -66,7 +70,7 @@ class Recipe:
             if (function := self._find(module, name, required)) is not None
         }
         known = self._settings()
-        chosen = read_settings(known, settings or {}, f"recipe {self.path}")
+        chosen = read_settings(known, settings or {}, f"recipe {self.path}", parameter)
         self.settings = chosen
         self._keywords = {
             name: {key: chosen[key] for key in self._taken(function) if key in chosen}
@@ -112,9 +116,9 @@ class Recipe:
         try:
             inspect.signature(function).bind(*names)
         except TypeError:
-            found = f"{name}{inspect.signature(function)}"
+            defined = f"{name}{inspect.signature(function)}"
             raise RecipeError(
-                f"{found} cannot be called as {name}({wanted})",
+                f"{defined} cannot be called as {name}({wanted})",
                 file=self.path,
                 hint=f"define {signature}, further parameters keyword-only with a default",
             ) from None
@@ -129,7 +133,7 @@ class Recipe:
             raise RecipeError(str(error)) from error
 
     def _settings(self) -> dict[str, Setting]:
-        """Return all settings; what several functions take has one default."""
+        """Return all settings; a setting that several functions have must have one default."""
         known: dict[str, Setting] = {}
         for name, function in self._functions.items():
             for key, setting in self._taken(function).items():
@@ -168,26 +172,33 @@ class Recipe:
         return self._blame(name, error)
 
     def _blame(self, name: str, error: Exception) -> RecipeError:
-        """Put an exception into one line: place, kind, text."""
-        own = os.path.abspath(self.path)
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == own]
+        """Put an exception into one line: file and line, kind, text."""
+        file = os.path.abspath(self.path)
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
         line = lines[-1] if lines else None
-        if isinstance(error, SyntaxError) and error.filename == own:
+        if isinstance(error, SyntaxError) and error.filename == file:
             line = error.lineno
-        place = self.path if line is None else f"{self.path}:{line}"
+        where = self.path if line is None else f"{self.path}:{line}"
         text = str(error)
         if isinstance(error, ModuleNotFoundError) and error.name:
             package = error.name.split(".")[0]
             return RecipeError(
                 f"needs the package {package}, which is not installed",
-                file=place,
+                file=where,
                 hint=f"install it, as with `pip install {package}`",
             )
         if isinstance(error, torch.OutOfMemoryError):
             text = text.split(". ")[0]
-            hint = "use smaller batches and --accumulate, or --precision bf16"
-            return RecipeError(f"{name}: {text}", file=place, hint=hint)
-        return RecipeError(f"{name}: {type(error).__name__}: {text}", file=place)
+            hint = {
+                "loss": Words(
+                    "use smaller batches and {}, or {}",
+                    Param("accumulate"),
+                    Param("precision", "bf16"),
+                ),
+                "evaluate": "use smaller batches",
+            }.get(name)
+            return RecipeError(f"{name}: {text}", file=where, hint=hint)
+        return RecipeError(f"{name}: {type(error).__name__}: {text}", file=where)
 
     def build_model(self) -> nn.Module:
         """Return a new model."""
@@ -197,7 +208,7 @@ class Recipe:
         return model
 
     def train_data(self, rank: int, world: int) -> tuple[Iterable[Any], bool]:
-        """Return the batches of an epoch, and whether they are this process's share alone."""
+        """Return the batches of an epoch, and whether they are the share of this process alone."""
         parameters = inspect.signature(self._functions["train_data"]).parameters
         shares = all(name in parameters for name in SHARE)
         data = self._call("train_data", **({"rank": rank, "world": world} if shares else {}))
@@ -217,33 +228,33 @@ class Recipe:
         return loss.reshape(())
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Return the metrics of a model, which is put into evaluation mode for it."""
+        """Return the metrics of a model, by name; the model is in evaluation mode meanwhile."""
         was = {module: module.training for module in model.modules()}
         model.eval()
         try:
             with torch.no_grad():
-                found = self._call("evaluate", model)
+                metrics = self._call("evaluate", model)
         finally:
             for module, training in was.items():
                 module.training = training
         try:
-            if isinstance(found, Mapping):
-                return {str(key): float(value) for key, value in found.items()}
-            return {"metric": float(found)}
+            if isinstance(metrics, Mapping):
+                return {str(key): float(value) for key, value in metrics.items()}
+            return {"metric": float(metrics)}
         except (TypeError, ValueError) as error:
             raise RecipeError(
-                f"evaluate gave {_kind(found)}, not a number or a dict of numbers", file=self.path
+                f"evaluate gave {_kind(metrics)}, not a number or a dict of numbers", file=self.path
             ) from error
 
     def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Return the recipe's optimizer of some parameters."""
+        """Return the recipe's optimizer for some parameters."""
         optimizer = self._call("optimizer", parameters)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise RecipeError(f"optimizer gave {_kind(optimizer)}", file=self.path)
         return optimizer
 
     def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> Any:
-        """Return the recipe's learning rate scheduler; stepped after every step."""
+        """Return the recipe's learning rate scheduler, whose step() is called after every step."""
         schedule = self._call("schedule", optimizer, steps)
         if not callable(getattr(schedule, "step", None)):
             raise RecipeError(

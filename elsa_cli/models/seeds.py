@@ -1,7 +1,8 @@
-"""Random numbers that depend on the seed and the place in the run, and on nothing else.
+"""Random numbers that depend on the seed and the position in the run, and on nothing else.
 
-Every batch is fetched, and every step computed, from a seed of its own. So a run that goes on in
-the middle draws what it would have drawn, and no generator's state has to be saved.
+Each batch is fetched, and each step computed, after a separate seed is set. So a run that is
+resumed in the middle draws the numbers that it would have drawn without the interruption, and no
+generator's state has to be saved.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ __all__ = ["seed_everything", "seed_of"]
 
 
 def seed_of(*parts: int | str) -> int:
-    """Return a seed of 32 bits for a place in the run."""
+    """Return a seed of 32 bits for a position in the run, such as `seed_of(seed, "batch", 3)`."""
     text = "/".join(map(str, parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and random; in microseconds, unlike `torch.manual_seed`."""
+    """Seed torch, numpy and random; this takes microseconds, unlike `torch.manual_seed`."""
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed(seed)

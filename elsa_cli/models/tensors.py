@@ -48,19 +48,24 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def from_bytes(data: NDArray[np.uint8], dtype: DType, shape: tuple[int, ...]) -> Tensor:
     """Return a tensor over bytes in memory, without a copy.
 
+    Args:
+        data: Its bytes in C order, 1-d.
+        dtype: Its dtype in the checkpoint.
+        shape: Its shape.
+
     Raises:
         UsageError: Torch has no such dtype.
     """
     kind = _TORCH.get(dtype.name)
     if kind is None:
         raise UsageError(f"torch has no dtype {dtype.name}", hint="load with framework='numpy'")
-    if not data.size:  # has no stride that another view could start from
+    if not data.size:  # torch cannot view an empty array as another dtype
         return torch.empty(shape, dtype=kind)
     return torch.from_numpy(data).view(kind).reshape(shape)
 
 
 def to_bytes(tensor: Tensor) -> NDArray[np.uint8]:
-    """Return the bytes of a tensor in C order."""
+    """Return the bytes of a tensor in C order, 1-d; over the same memory where that is possible."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     if not flat.numel():
         return np.empty(0, np.uint8)
@@ -80,7 +85,7 @@ def dtype_of(tensor: Tensor) -> DType:
 
 
 def master_dtype(kind: torch.dtype) -> torch.dtype:
-    """Return the dtype in which a tensor is trained: at least float32; integers as they are."""
+    """Return the dtype in which a tensor is trained: floats at least in float32."""
     if not kind.is_floating_point or kind == torch.float64:
         return kind
     return torch.float32
@@ -92,7 +97,13 @@ def bits_of(tensor: Tensor) -> Tensor:
 
 
 def choose_bits(mask: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
-    """Return `a` where the mask holds, else `b` or +0.0: bit for bit, for every dtype."""
+    """Return `a` where the mask holds, elsewhere `b` or +0.0: bit for bit, for every dtype.
+
+    Args:
+        mask: Bool, in the shape of `a`.
+        a: The tensor to choose from.
+        b: A tensor of the same shape and dtype; None for +0.0.
+    """
     bits = bits_of(a)
     other = torch.zeros((), dtype=bits.dtype) if b is None else bits_of(b)
     return torch.where(mask, bits, other).view(a.dtype)
@@ -102,12 +113,12 @@ def is_finite(tensor: Tensor) -> bool:
     """Tell whether no element is NaN or infinite."""
     if not tensor.is_floating_point():
         return True
-    wide = tensor.to(master_dtype(tensor.dtype))  # torch cannot tell of the 8-bit floats
+    wide = tensor.to(master_dtype(tensor.dtype))  # isfinite does not take 8-bit floats
     return bool(torch.isfinite(wide).all())
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors of one shape and dtype are bit for bit the same."""
+    """Tell whether two tensors have the same dtype, shape and bits."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return not a.numel() or torch.equal(bits_of(a.cpu()), bits_of(b.cpu()))

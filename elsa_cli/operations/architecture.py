@@ -44,7 +44,7 @@ def classes_beside(
         from elsa_cli.models.recipe import Recipe
 
         with contextlib.redirect_stdout(sys.stderr):
-            model = Recipe(recipe, settings).build_model()
+            model = Recipe(recipe, settings, "recipe_settings").build_model()
         names = model.state_dict().keys()
         if not any(t.name in names for t in container.tensors):
             raise Misfit(

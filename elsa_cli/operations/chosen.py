@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from elsa_cli.selection.eligible import Eligible
-from elsa_cli.selection.masks import Rule, Traits
 from elsa_cli.selection.rules import ROLES
-from elsa_cli.storage.container import TensorInfo
+from elsa_cli.storage.header import TensorSpec
 
-__all__ = ["LeftRow", "RoleRow", "by_role", "left_rows", "method_of"]
+__all__ = ["LeftRow", "RoleRow", "by_role", "left_rows"]
 
 
 @dataclass(frozen=True)
@@ -52,34 +50,8 @@ class RoleRow:
     example: str
 
 
-def method_of(
-    name: str, options: Mapping[str, Any], rule: Rule, eligible: Eligible, traits: Traits
-) -> dict[str, Any]:
-    """Return what a manifest says of how masks were chosen.
-
-    Args:
-        name: The sparsifier's name.
-        options: Its options.
-        rule: Scope, distribution, pattern.
-        eligible: What was chosen.
-        traits: Its input dimensions; those other than 1 are written down, for n:m patterns.
-    """
-    found: dict[str, Any] = {
-        "name": name,
-        "options": dict(options),
-        "scope": rule.scope,
-        "distribution": rule.distribution,
-        "group": rule.group,
-        "roles": eligible.recorded(),
-    }
-    if rule.group is not None:
-        fits = [t.name for t in eligible.tensors if rule.fits(t, traits)]
-        found["group_dims"] = {n: traits.dims[n] for n in fits if traits.dims[n] != 1}
-    return found
-
-
 def left_rows(
-    eligible: Eligible, tensors: Sequence[TensorInfo], skipped: Sequence[str] = ()
+    eligible: Eligible, tensors: Sequence[TensorSpec], skipped: Sequence[str] = ()
 ) -> tuple[LeftRow, ...]:
     """Return a row for each tensor that is not pruned.
 
@@ -102,7 +74,7 @@ def left_rows(
     )
 
 
-def _why(weight: TensorInfo) -> str:
+def _why(weight: TensorSpec) -> str:
     """Return what keeps a weight dense."""
     return "left out by the options" if weight.numel else "it has no elements"
 

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from elsa_cli.checkpoint.opening import open_nested
 from elsa_cli.core.level import DENSE, Level, parse_levels
 from elsa_cli.errors import RecipeError
 from elsa_cli.models.device import pick_device, repeatable
 from elsa_cli.models.network import Network
 from elsa_cli.models.recipe import Recipe
 from elsa_cli.models.seeds import seed_everything, seed_of
-from elsa_cli.operations.inspect import InspectReport, inspect
+from elsa_cli.operations.inspect import InspectReport, describe
 from elsa_cli.operations.load import NestedCheckpoint
 
 __all__ = ["EvaluateReport", "EvaluateRow", "evaluate"]
@@ -25,9 +26,9 @@ class EvaluateRow:
     Attributes:
         level: The level.
         kept: Prunable weights that it keeps.
-        nbytes: What it needs of a packed checkpoint: its prefix. Where the input is not packed,
-            estimated from the entropy of the masks, without the header.
-        metrics: What the recipe's evaluate gave.
+        nbytes: Bytes of a packed checkpoint that it needs: its prefix. If the input is not packed,
+            they are estimated from the entropy of the masks, without the header.
+        metrics: What the recipe's evaluate returned.
     """
 
     level: Level
@@ -45,7 +46,7 @@ class EvaluateReport:
         kind: `nested` or `packed`.
         device: Where it was measured.
         prunable: Weights that take part in the masks.
-        levels: A row a level, sparsest first.
+        levels: A row for each level that was measured.
         carried: Tensors of the checkpoint that the model lacks.
     """
 
@@ -71,36 +72,37 @@ def evaluate(
     """Measure levels with the recipe's own metrics.
 
     Args:
-        checkpoint: A nested or packed checkpoint; a packed one may be cut behind a level.
+        checkpoint: A nested or packed checkpoint; a packed one may be cut off after a level.
         recipe: A Python file with `build_model` and `evaluate`; see docs/recipes.md.
-        levels: Those to measure; by default all that the file holds.
+        levels: The levels to measure; by default all that the file holds.
         settings: Settings of the recipe, as text.
         device: `auto`, `cpu`, `cuda`, or any name of a torch device.
-        seed: Of anything random in the recipe.
+        seed: Seed for everything random in the recipe.
         threads: Threads of torch on the CPU.
-        progress: Told of each level's metrics.
+        progress: Is called with each level and its metrics.
 
     Raises:
         UsageError: A recipe or a device that does not exist.
         InputError: The checkpoint cannot be used, or does not fit the model.
         RecipeError: The recipe has no evaluate, or raised.
     """
-    place = pick_device(device)
-    with repeatable(threads), NestedCheckpoint(checkpoint) as opened:
+    torch_device = pick_device(device)
+    with repeatable(threads), open_nested(checkpoint) as reader:
         loaded = Recipe(recipe, settings)
         loaded.require("evaluate")
-        known = inspect(checkpoint)
+        known = describe(reader)
         sizes = _sizes(known)
+        opened = NestedCheckpoint(reader)
         chosen = opened.levels if levels is None else parse_levels(levels)
         for level in chosen:
             opened.require(level)
         seed_everything(seed_of(seed, "model"))
-        network = Network(loaded.build_model(), place)
+        network = Network(loaded.build_model(), torch_device)
         rows = []
         carried: list[str] = []
         for level in chosen:
             state = opened.load(level)
-            carried = network.match(state, opened.prunable, os.fspath(checkpoint))
+            carried = network.check(state, opened.prunable, os.fspath(checkpoint))
             network.load(state)
             seed_everything(seed_of(seed, "evaluate"))
             metrics = loaded.evaluate(network.model)
@@ -111,17 +113,22 @@ def evaluate(
         if not rows[0].metrics:
             raise RecipeError("evaluate gave no metric", file=loaded.path)
     return EvaluateReport(
-        os.fspath(checkpoint), known.kind, str(place), known.prunable, tuple(rows), tuple(carried)
+        checkpoint=os.fspath(checkpoint),
+        kind=known.kind,
+        device=str(torch_device),
+        prunable=known.prunable,
+        levels=tuple(rows),
+        carried=tuple(carried),
     )
 
 
 def _sizes(known: InspectReport) -> dict[Level, tuple[int, int]]:
-    """Return kept weights and bytes to fetch of each level."""
-    at = sum(t.nbytes for t in known.tensors if t.role == "shared")
-    own = sum(t.nbytes for t in known.tensors if t.role == "per-level")
-    found = {}
+    """Return the weights that each level keeps, and the bytes of a packed file that it needs."""
+    total = sum(t.nbytes for t in known.tensors if t.part == "shared")
+    dense_only = sum(t.nbytes for t in known.tensors if t.part == "per-level")
+    sizes = {}
     for row in known.levels:
-        at += row.packed_bytes
-        whole = at + (own if row.level == DENSE else 0)
-        found[row.level] = (row.kept, whole if row.prefix is None else row.prefix)
-    return found
+        total += row.packed_bytes
+        needed = total + (dense_only if row.level == DENSE else 0)
+        sizes[row.level] = (row.kept, needed if row.prefix is None else row.prefix)
+    return sizes

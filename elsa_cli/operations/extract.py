@@ -8,15 +8,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from elsa_cli.checkpoint.names import content_hashes, without_hashes
 from elsa_cli.checkpoint.opening import open_nested
-from elsa_cli.checkpoint.source import Reader
+from elsa_cli.checkpoint.source import NestedSource
 from elsa_cli.core.batch import Batch
 from elsa_cli.core.level import DENSE, Level, parse_levels
 from elsa_cli.core.work import Progress, Scratch, default_threads, no_progress, run
 from elsa_cli.operations.output_names import level_paths
 from elsa_cli.storage.container import TensorInfo, encode_header, lay_out
-from elsa_cli.storage.output import OutputFile, Policy, copy_steps
+from elsa_cli.storage.copying import copy_steps
+from elsa_cli.storage.output import OutputFile, Policy
+from elsa_cli.storage.source import Extent
 
 __all__ = ["ExtractReport", "Extracted", "extract"]
 
@@ -78,7 +82,8 @@ def extract(
         LevelNotStored: The message lists the stored levels.
         CutFile: A packed file ends before the level does.
         InputError: The checkpoint cannot be used.
-        OutputError: An output cannot be written; none is left behind then.
+        OutputError: An output cannot be written. Nothing of it is left behind; levels that were
+            put in place before it stay.
     """
     levels = parse_levels([level] if isinstance(level, float | Level) else level)
     threads = threads or default_threads()
@@ -89,7 +94,7 @@ def extract(
         policy = Policy([checkpoint], clobber=clobber, force=force)
         for path in paths.values():
             policy.check(path)
-        layout = lay_out((t.name, t.dtype, t.shape) for t in reader.dense.values())
+        layout = lay_out(reader.tensors.values())
         data = layout[-1].end if layout else 0
         headers = {
             level: encode_header(
@@ -111,14 +116,12 @@ def extract(
             for level in wanted
         )
         dropped = content_hashes(reader.metadata) if set(wanted) != {DENSE} else ()
-        return ExtractReport(
-            written, reader.manifest.prunable, os.path.getsize(checkpoint), dropped
-        )
+        return ExtractReport(written, reader.manifest.prunable, reader.size, dropped)
 
 
 def _write(
     out: OutputFile,
-    reader: Reader,
+    source: NestedSource,
     level: Level,
     header: bytes,
     layout: tuple[TensorInfo, ...],
@@ -126,31 +129,27 @@ def _write(
     progress: Progress,
 ) -> None:
     """Write one level."""
-    place = {t.name: len(header) + t.begin for t in layout}
-    begin = reader.container.header_bytes
+    offsets = {t.name: len(header) + t.begin for t in layout}
     out.write_at(0, header)
-    for name, data in reader.per_level(level).items():
-        out.write_at(place[name], data)
+    for name, data in source.per_level(level).items():
+        out.write_at(offsets[name], data)
         progress(len(data))
+    targets = np.array([offsets[t.name] for t in source.manifest.tensors], np.int64)
 
-    pruned = reader.by_entry(place)
-
-    def sink(batch: Batch, data: memoryview) -> None:
-        batch.write_from(out.write_at, pruned, data)
-        progress(len(data))
-
-    def copy(step: tuple[int, int, int], _: Scratch) -> None:
-        out.copy_from(reader.container.fd, *step)
-        progress(step[2])
+    def copy(step: tuple[Extent, int], _: Scratch) -> None:
+        out.copy_from(*step)
+        progress(step[0].size)
 
     def compute(batch: Batch, scratch: Scratch) -> None:
-        reader.produce(batch, level, scratch, sink)
+        for piece, data in source.network(batch, level, scratch):
+            piece.write_from(out.write_at, targets, data)
+            progress(len(data))
 
     def items() -> Iterator[partial[None]]:
-        moves = ((begin + t.begin, place[t.name], t.nbytes) for t in reader.verbatim(level))
+        moves = ((extent, offsets[spec.name]) for spec, extent in source.verbatim(level))
         for step in copy_steps(moves):
             yield partial(copy, step)
-        for batch in reader.jobs(level):
+        for batch in source.network_jobs(level):
             yield partial(compute, batch)
 
     run(items(), lambda item, scratch: item(scratch), Scratch, threads)

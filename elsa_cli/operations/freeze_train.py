@@ -1,40 +1,31 @@
-"""Training a nested checkpoint level by level, sparsest first, with what is done frozen."""
+"""Training a nested checkpoint level by level, sparsest first; finished levels are frozen."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from elsa_cli.checkpoint.manifest import Entry
 from elsa_cli.checkpoint.names import content_hashes
-from elsa_cli.checkpoint.opening import open_any
-from elsa_cli.core.level import DENSE, Level, parse_levels
-from elsa_cli.errors import NothingToDo, UsageError
-from elsa_cli.models.architecture import roles_of
+from elsa_cli.checkpoint.nested.writer import write_nested
+from elsa_cli.core.level import Level
+from elsa_cli.core.work import default_threads
+from elsa_cli.errors import Param, UsageError, Words
 from elsa_cli.models.device import Device, pick_device, repeatable, threads_in_use
 from elsa_cli.models.distributed import Group
+from elsa_cli.models.nested import Nested
+from elsa_cli.models.nested_file import NestedInMemory, digest_of
 from elsa_cli.models.network import Network
 from elsa_cli.models.recipe import Recipe
 from elsa_cli.models.seeds import seed_everything, seed_of
-from elsa_cli.operations._memory import (
-    Source,
-    choose_again,
-    digest_of,
-    from_nested,
-    from_plain,
-    from_state,
-    write,
-)
-from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role, left_rows
+from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role
 from elsa_cli.operations.output_names import trained_path
-from elsa_cli.selection.concerns import concerns
+from elsa_cli.operations.training_input import TrainingInput, training_input
 from elsa_cli.selection.eligible import Wanted
-from elsa_cli.selection.roles import Classes
-from elsa_cli.storage.container import Container
 from elsa_cli.storage.output import OutputFile, Policy
 from elsa_cli.training.events import PhaseReport, Watcher
 from elsa_cli.training.ladder import Ladder
+from elsa_cli.training.masks import choose_again
 from elsa_cli.training.options import TrainOptions
 from elsa_cli.training.resume import Saves
 from elsa_cli.training.stepping import Setup
@@ -52,9 +43,9 @@ class LevelRow:
         kept: Prunable weights that it keeps.
         steps: Steps it was trained for.
         loss: Mean training loss of its last epoch; None without a step.
-        metrics: What the recipe's evaluate gave at the end of its stage.
+        metrics: What the recipe's evaluate returned at the end of its stage.
         seconds: Time of its stage.
-        without_gradient: Parameters that it trains and that had no gradient in any step.
+        without_gradient: Parameters that it should train and that had no gradient in any step.
     """
 
     level: Level
@@ -75,13 +66,13 @@ class FreezeTrainReport:
         writes: Whether this is the process that wrote it.
         device: Where it was trained.
         prunable: Weights that take part in the masks.
-        joint: The joint phase, if there was one.
-        levels: A row a level, sparsest first, dense last.
+        joint: The joint phase; None if there was none.
+        levels: A row for each level, sparsest first, dense last.
         per_level: Names of the tensors that differ by level.
-        carried: Tensors of the checkpoint that the model lacks; they are as they were.
-        left: With masks that were chosen here, a row for each tensor that was left dense.
-        roles: What was left dense, a row a role.
-        warnings: What looks wrong with the choice, a line each.
+        carried: Tensors of the checkpoint that the model lacks; the output has them unchanged.
+        left: If the masks were chosen here, a row for each tensor that was left dense.
+        roles: The tensors that were left dense, a row for each role.
+        warnings: If the masks were chosen here, what looks wrong with the choice, a line each.
         bytes_out: Size of the output; 0 in the processes that do not write.
     """
 
@@ -132,127 +123,105 @@ def freeze_train(
         options: How to train.
         device: `auto`, `cpu`, `cuda`, or any name of a torch device.
         threads: Threads of torch on the CPU; the bits of the result depend on it.
-        resume: Go on from the save beside the output, if there is one.
+        resume: Continue from the save beside the output, if there is one.
         clobber: Replace an existing output.
         force: Let the output be the input.
-        watcher: Told what happens.
+        watcher: Is called with what happens.
 
     Returns:
-        What was trained. Each level of the output is, bit for bit, the network that its stage
-        ended with.
+        What was trained. Each level of the output is, bit for bit, the network at the end of its
+        stage.
 
     Raises:
         UsageError: Options that contradict, a recipe or a device that does not exist.
         InputError: The checkpoint cannot be used, or does not fit the model.
-        TrainingError: The training cannot go on; what was saved is kept.
+        TrainingError: The training cannot continue; its save is kept.
         OutputError: The output cannot be written.
     """
     options = options or TrainOptions()
     watcher = watcher or Watcher()
-    goes_to = os.fspath(
-        output
-        if output is not None
-        else trained_path(os.path.splitext(os.path.basename(recipe))[0])
-        if checkpoint is None
-        else trained_path(checkpoint)
-    )
+    goes_to = _output_path(output, checkpoint, recipe)
     policy = Policy([] if checkpoint is None else [checkpoint], clobber=clobber, force=force)
     policy.check(goes_to)
-    place = pick_device(device)
+    torch_device = pick_device(device)
     with repeatable(threads):
         loaded = Recipe(recipe, settings)
         seed_everything(seed_of(options.seed, "model"))
-        network = Network(loaded.build_model(), place)
-        source = _source(checkpoint, network, levels, Wanted(include, exclude, roles))
-        left, warnings = _choice_of(source)
-        for line in warnings:
-            watcher.noted(f"Warning: {line}")
+        network = Network(loaded.build_model(), torch_device)
+        begins = training_input(checkpoint, network, levels, Wanted(include, exclude, roles))
+        file, nested = begins.file, begins.file.nested
         name = loaded.path if checkpoint is None else os.fspath(checkpoint)
-        carried = network.match(source.nested.values, source.nested.owner, name)
-        for tensor in carried:
-            watcher.noted(f"{tensor} is not in the model: it stays as it is")
-        for key in content_hashes(source.metadata):
-            watcher.noted(f"{key} is left out: it would not hold for weights that are trained")
-        group = Group(place)
-        ladder = Ladder(source.nested, network, options)
-        saves = _saves(goes_to, source, options, loaded, group, place, resume=resume)
+        carried = network.check(nested.values, nested.owner, name)
+        network.store_as(nested.values)
+        for note in _notes(begins, carried):
+            watcher.noted(note)
+        group = Group(torch_device)
+        ladder = Ladder(nested, network, options)
+        saves = _saves(goes_to, nested, options, loaded, group, torch_device, resume=resume)
         trainer = Trainer(
-            Setup(loaded, ladder, options, group, place),
+            Setup(loaded, ladder, options, group, torch_device),
             saves,
             watcher,
-            lambda _: choose_again(source),
+            lambda: choose_again(file, default_threads()),
         )
         reports = trainer.run()
         if options.reselect and trainer.phases[0].stage is None:
-            source.chosen_by_magnitude()  # perhaps by the run that is resumed here
+            file.chosen_by_magnitude()
         size = 0
         if group.writes:
-            with OutputFile(goes_to, policy) as out:
-                size = write(source, out)
+            with OutputFile(goes_to, policy) as out, NestedInMemory(file) as source:
+                size = write_nested(out, source, default_threads()).size
                 out.commit()
             if saves is not None:
                 saves.remove()
         group.barrier()
         group.close()
-    report = _report(goes_to, source, reports, place, carried, size, writes=group.writes)
-    return replace(report, left=left, roles=by_role(left), warnings=tuple(warnings))
+    joint, rows = _rows(nested, reports)
+    return FreezeTrainReport(
+        output=goes_to,
+        writes=group.writes,
+        device=str(torch_device),
+        prunable=sum(owner.numel() for owner in nested.owner.values()),
+        joint=joint,
+        levels=rows,
+        per_level=tuple(sorted({n for state in nested.per_level.values() for n in state})),
+        carried=tuple(carried),
+        left=begins.left,
+        roles=by_role(begins.left),
+        warnings=begins.warnings,
+        bytes_out=size,
+    )
 
 
-def _source(
+def _output_path(
+    output: str | os.PathLike[str] | None,
     checkpoint: str | os.PathLike[str] | None,
-    network: Network,
-    levels: str | Iterable[str | float | Level] | None,
-    wanted_tensors: Wanted,
-) -> Source:
-    """Read the checkpoint, or take the new model's tensors; choose masks where there are none."""
-    nested = False
+    recipe: str | os.PathLike[str],
+) -> str:
+    """Return the output's path: by default named after the checkpoint, or after the recipe."""
+    if output is not None:
+        return os.fspath(output)
     if checkpoint is not None:
-        with open_any(checkpoint) as opened:
-            nested = not isinstance(opened, Container)
-    if nested:
-        assert checkpoint is not None
-        if wanted_tensors != Wanted():
-            raise UsageError(
-                "--include, --exclude and --role choose what is sparsified first",
-                hint="add --levels",
-            )
-        if levels is not None:
-            raise UsageError("has its levels already", file=checkpoint, hint="leave out --levels")
-        return from_nested(checkpoint)
-    if levels is None:
-        raise UsageError(
-            "a checkpoint without masks needs levels" if checkpoint else "a new model needs levels",
-            file=checkpoint,
-            hint="add --levels, such as 0.5,0.7,0.9, or choose masks with `elsa sparsify` first",
-        )
-    wanted = tuple(level for level in parse_levels(levels) if level != DENSE)
-    if not wanted:
-        raise NothingToDo("dense alone needs no mask", hint="give a level above 0, such as 0.9")
-    classes = Classes("the recipe's model", roles_of(network.model))
-    if checkpoint is not None:
-        return from_plain(checkpoint, wanted, wanted_tensors, classes)
-    state, tied = network.fresh_state()
-    return from_state(state, tied, wanted, wanted_tensors, classes)
+        return trained_path(checkpoint)
+    stem, _ = os.path.splitext(os.path.basename(recipe))
+    return trained_path(stem)
 
 
-def _choice_of(source: Source) -> tuple[tuple[LeftRow, ...], list[str]]:
-    """Return what was left dense, and what looks wrong, if masks were chosen here."""
-    if source.chosen is None:
-        return (), []
-    eligible, tensors = source.chosen
-    nested = source.nested
-    stages = range(len(nested.levels))
-    entries = [
-        Entry(t.name, t.dtype, t.shape, tuple(int((owner <= k).sum()) for k in stages), "")
-        for t in eligible.tensors
-        for owner in (nested.owner[t.name],)
+def _notes(begins: TrainingInput, carried: Sequence[str]) -> list[str]:
+    """Return what the user should know before the training begins, a line each."""
+    return [
+        *(Words("Warning: {}", line) for line in begins.warnings),
+        *(f"{name} is not in the model: it stays as it is" for name in carried),
+        *(
+            f"{key} is left out: it would not hold for weights that are trained"
+            for key in content_hashes(begins.file.metadata)
+        ),
     ]
-    return left_rows(eligible, tensors), concerns(nested.levels, entries, eligible)
 
 
 def _saves(
     output: str,
-    source: Source,
+    nested: Nested,
     options: TrainOptions,
     recipe: Recipe,
     group: Group,
@@ -260,14 +229,17 @@ def _saves(
     *,
     resume: bool,
 ) -> Saves | None:
-    """Return where the run is saved; nowhere if the output is a stream."""
+    """Return where the run is saved; None if the output is a stream."""
     if output == "-":
         if resume:
-            raise UsageError("a run into standard output has no save", hint="name a file with -o")
+            raise UsageError(
+                "a run into standard output has no save",
+                hint=Words("name a file with {}", Param("output")),
+            )
         return None
-    facts = {f"--{k.replace('_', '-')}": str(v) for k, v in options.as_fields().items()}
-    facts |= {f"--set {k}": str(v) for k, v in recipe.settings.items()}
-    facts["checkpoint"] = digest_of(source.nested)
+    facts = {name: str(value) for name, value in options.as_fields().items()}
+    facts |= {f"setting {name}": str(value) for name, value in recipe.settings.items()}
+    facts["checkpoint"] = digest_of(nested)
     machine = {
         "processes": str(group.size),
         "device": device.type,
@@ -276,46 +248,26 @@ def _saves(
     saves = Saves(output, facts, machine)
     if not resume:
         saves.refuse_leftover()
-        group.barrier()  # nobody saves before all have looked
+        group.barrier()  # no process saves before all have looked
     return saves
 
 
-def _report(
-    output: str,
-    source: Source,
-    reports: Sequence[PhaseReport],
-    device: Device,
-    carried: Sequence[str],
-    size: int,
-    *,
-    writes: bool,
-) -> FreezeTrainReport:
-    nested = source.nested
-    stages = (*nested.levels, DENSE)
-    joint = [report for report in reports if report.phase == "joint"]
-    rows = [report for report in reports if report.phase != "joint"]
-    return FreezeTrainReport(
-        output=output,
-        writes=writes,
-        device=str(device),
-        prunable=sum(owner.numel() for owner in nested.owner.values()),
-        joint=joint[0] if joint else None,
-        levels=tuple(
-            LevelRow(
-                level,
-                sum(int((owner <= stage).sum()) for owner in nested.owner.values()),
-                row.steps,
-                row.loss,
-                row.metrics,
-                row.seconds,
-                tuple(row.without_gradient),
-            )
-            for stage, (level, row) in enumerate(zip(stages, rows, strict=True))
-        ),
-        per_level=tuple(sorted({name for own in nested.own.values() for name in own})),
-        carried=tuple(carried),
-        left=(),
-        roles=(),
-        warnings=(),
-        bytes_out=size,
-    )
+def _rows(
+    nested: Nested, reports: Sequence[PhaseReport]
+) -> tuple[PhaseReport | None, tuple[LevelRow, ...]]:
+    """Return the report of the joint phase, if there was one, and a row for each level."""
+    joint = next((report for report in reports if report.phase == "joint"), None)
+    stages = [report for report in reports if report is not joint]
+    rows = [
+        LevelRow(
+            level,
+            sum(int((owner <= stage).sum()) for owner in nested.owner.values()),
+            report.steps,
+            report.loss,
+            report.metrics,
+            report.seconds,
+            tuple(report.without_gradient),
+        )
+        for stage, (level, report) in enumerate(zip(nested.stages, stages, strict=True))
+    ]
+    return joint, tuple(rows)

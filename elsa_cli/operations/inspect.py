@@ -14,8 +14,7 @@ import numpy as np
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.checkpoint.packed.layout import shell_sizes
-from elsa_cli.checkpoint.packed.reader import PackedReader
-from elsa_cli.checkpoint.source import Reader
+from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.core.batch import Batch, pieces
 from elsa_cli.core.level import DENSE, Level
 from elsa_cli.core.work import (
@@ -29,7 +28,7 @@ from elsa_cli.core.work import (
 from elsa_cli.selection.roles import tell
 from elsa_cli.storage.container import Container
 
-__all__ = ["InspectReport", "LevelInfo", "TensorDetail", "inspect"]
+__all__ = ["InspectReport", "LevelInfo", "TensorDetail", "describe", "inspect"]
 
 
 @dataclass(frozen=True)
@@ -128,16 +127,17 @@ def inspect(
     with open_any(checkpoint) as opened:
         if isinstance(opened, Container):
             return _plain(opened, threads or default_threads(), progress)
-        return _with_levels(opened)
+        return describe(opened)
 
 
-def _with_levels(reader: Reader) -> InspectReport:
+def describe(reader: Reader) -> InspectReport:
+    """Describe an open nested or packed checkpoint; see `inspect`. Only its header is read."""
     manifest = reader.manifest
     entries = {t.name: t for t in manifest.tensors}
-    told = tell(tuple(reader.dense.values())).told
+    told = tell(tuple(reader.tensors.values())).told
     own = set(manifest.per_level)
     details = []
-    for t in reader.dense.values():
+    for t in reader.tensors.values():
         entry = entries.get(t.name)
         part = "prunable" if entry else "per-level" if t.name in own else "shared"
         role, reason = told[t.name].role, told[t.name].reason
@@ -148,17 +148,17 @@ def _with_levels(reader: Reader) -> InspectReport:
             TensorDetail(t.name, t.dtype.name, t.shape, t.nbytes, part, role, reason, density, None)
         )
     return InspectReport(
-        path=reader.path,
+        path=reader.name,
         kind=manifest.kind,
-        size=os.path.getsize(reader.path),
-        parameters=sum(t.numel for t in reader.dense.values()),
+        size=reader.size,
+        parameters=sum(t.numel for t in reader.tensors.values()),
         prunable=manifest.prunable,
         levels=tuple(_levels(reader)),
-        packed_exact=isinstance(reader, PackedReader),
+        packed_exact=manifest.packing is not None,
         method=dict(manifest.method),
         seed=manifest.seed,
         masks=manifest.masks,
-        metadata=reader.metadata,
+        metadata=dict(reader.metadata),
         tensors=tuple(details),
     )
 
@@ -166,14 +166,14 @@ def _with_levels(reader: Reader) -> InspectReport:
 def _levels(reader: Reader) -> list[LevelInfo]:
     manifest = reader.manifest
     raw = sum(-(-t.numel // 8) for t in manifest.tensors)
-    own = sum(reader.dense[name].nbytes for name in manifest.per_level)
+    own = sum(reader.tensors[name].nbytes for name in manifest.per_level)
     packing = manifest.packing
     shells = shell_sizes(manifest.tensors, len(manifest.levels)).tolist()
     infos = []
-    for k, level in enumerate((*manifest.levels, DENSE)):
+    for k, level in enumerate(manifest.members):
         dense = level == DENSE
         if packing:
-            before = packing.prefix[k - 1] if k else _shared_end(reader)
+            before = packing.prefix[k - 1] if k else reader.before_levels
             packed = packing.prefix[k] - before
         else:
             packed = _estimate(manifest, shells, k) + (0 if dense else own)
@@ -188,11 +188,6 @@ def _levels(reader: Reader) -> list[LevelInfo]:
             )
         )
     return infos
-
-
-def _shared_end(reader: Reader) -> int:
-    ends = [t.end for t in reader.verbatim(DENSE)]
-    return reader.container.header_bytes + max(ends, default=0)
 
 
 def _estimate(manifest: Manifest, shells: Sequence[Sequence[int]], shell: int) -> int:
@@ -239,7 +234,7 @@ def _plain(container: Container, threads: int, progress: Progress) -> InspectRep
     return InspectReport(
         path=container.path,
         kind="plain",
-        size=os.path.getsize(container.path),
+        size=container.size,
         parameters=sum(t.numel for t in container.tensors),
         prunable=0,
         levels=(),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elsa_cli.checkpoint.opening import open_nested as open_reader
+from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.core.batch import Batch
 from elsa_cli.core.bits import Bools, unpack_bits
 from elsa_cli.core.closing import Closing
@@ -33,15 +34,15 @@ class NestedCheckpoint(Closing):
     """An open nested or packed checkpoint; reads what is asked for, when it is asked for.
 
     Args:
-        path: The file.
+        source: Its path; or a reader that is open already, which is closed with this object.
 
     Raises:
         InputError: It cannot be used.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, source: str | os.PathLike[str] | Reader) -> None:
         """Open the file and check its header."""
-        self._reader = open_reader(path)
+        self._reader = source if isinstance(source, Reader) else open_reader(source)
         self._entry = {t.name: at for at, t in enumerate(self._reader.manifest.tensors)}
 
     @property
@@ -52,7 +53,7 @@ class NestedCheckpoint(Closing):
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all tensors of the network."""
-        return tuple(self._reader.dense)
+        return tuple(self._reader.tensors)
 
     @property
     def prunable(self) -> tuple[str, ...]:
@@ -73,13 +74,15 @@ class NestedCheckpoint(Closing):
         """
         wanted = self.require(level)
         if name not in self._entry:
-            raise UsageError("is not a prunable tensor", file=self._reader.path, tensor=name)
+            raise UsageError("is not a prunable tensor", file=self._reader.name, tensor=name)
         entry = self._reader.manifest.tensors[self._entry[name]]
         mask: Bools = np.ones(entry.numel, np.bool_)
         if wanted in self._reader.manifest.levels:
             at = self._reader.manifest.levels.index(wanted)
-            for start, count, packed in self._reader.masks(self._entry[name]):
-                mask[start : start + count] = unpack_bits(packed[at], count)
+            whole = Batch(self._entry[name], [entry.numel], [entry.dtype])
+            for piece, packed in self._reader.masks(whole):
+                bits = unpack_bits(packed[at], piece.count)
+                mask[piece.start : piece.start + piece.count] = bits
         return mask.reshape(entry.shape)
 
     def load(
@@ -102,26 +105,23 @@ class NestedCheckpoint(Closing):
         if framework not in ("torch", "numpy"):
             raise UsageError(f"there is no framework {framework!r}", hint="use torch or numpy")
         reader = self._reader
-        buffers = {t.name: np.empty(t.nbytes, np.uint8) for t in reader.dense.values()}
-        for t in reader.verbatim(wanted):
-            reader.container.read_into(t.begin, buffers[t.name].data)
+        buffers = {t.name: np.empty(t.nbytes, np.uint8) for t in reader.tensors.values()}
+        for spec, (source, offset, _) in reader.verbatim(wanted):
+            source.read_into(offset, buffers[spec.name].data)
         for name, data in reader.per_level(wanted).items():
             buffers[name][:] = np.frombuffer(data, np.uint8)
-
         pruned = [buffers[t.name].data for t in reader.manifest.tensors]
 
-        def sink(batch: Batch, data: memoryview) -> None:
-            done, offset = 0, batch.start * batch.dtypes[0].itemsize
-            for buffer, size in zip(pruned[batch.rows], batch.byte_sizes.tolist(), strict=True):
-                buffer[offset : offset + size] = data[done : done + size]
-                done += size
-
         def work(batch: Batch, scratch: Scratch) -> None:
-            reader.produce(batch, wanted, scratch, sink)
+            for piece, data in reader.network(batch, wanted, scratch):
+                done, offset = 0, piece.start * piece.dtypes[0].itemsize
+                for buffer, size in zip(pruned[piece.rows], piece.byte_sizes.tolist(), strict=True):
+                    buffer[offset : offset + size] = data[done : done + size]
+                    done += size
 
-        run(reader.jobs(wanted), work, Scratch, threads)
+        run(reader.network_jobs(wanted), work, Scratch, threads)
         shape = _to_torch if framework == "torch" else _to_numpy
-        return {t.name: shape(buffers[t.name], t.dtype, t.shape) for t in reader.dense.values()}
+        return {t.name: shape(buffers[t.name], t.dtype, t.shape) for t in reader.tensors.values()}
 
     def require(self, level: str | float | Level) -> Level:
         """Return the stored level that is meant.

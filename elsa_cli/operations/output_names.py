@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from elsa_cli.core.level import Level
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
 
 __all__ = ["SUFFIX", "level_paths", "nested_path", "packed_path", "trained_path", "unpacked_path"]
 
@@ -59,6 +59,8 @@ def level_paths(
     if len(levels) > 1 and PLACE not in template:
         raise UsageError(
             f"{len(levels)} levels cannot all go to {template}",
-            hint="put {level} into -o, such as -o 'out-{level}.safetensors'",
+            hint=Words(
+                "put {level} into the name, such as {}", Param("output", "out-{level}.safetensors")
+            ),
         )
     return {level: template.replace(PLACE, level.text) for level in levels}

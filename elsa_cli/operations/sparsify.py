@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
 
 from elsa_cli.checkpoint.manifest import Entry, Manifest
-from elsa_cli.checkpoint.nested.writer import PLACEMENTS, NestedWriter
+from elsa_cli.checkpoint.nested.placement import PLACEMENTS
+from elsa_cli.checkpoint.nested.writer import write_nested
 from elsa_cli.checkpoint.opening import open_plain
-from elsa_cli.core.bits import pack_bits, popcount
 from elsa_cli.core.level import DENSE, Level, parse_levels
-from elsa_cli.core.work import (
-    Progress,
-    Scratch,
-    default_threads,
-    no_progress,
-    run,
-    threads_for,
-)
-from elsa_cli.errors import NothingToDo, UsageError
+from elsa_cli.core.work import Progress, default_threads, no_progress
+from elsa_cli.errors import NothingToDo, Param, UsageError, Words
 from elsa_cli.operations.architecture import classes_beside
-from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role, left_rows, method_of
+from elsa_cli.operations.chosen import LeftRow, RoleRow, by_role, left_rows
+from elsa_cli.operations.chosen_source import Choosing, ChosenSource
 from elsa_cli.operations.output_names import nested_path
 from elsa_cli.selection.concerns import concerns
 from elsa_cli.selection.eligible import Wanted, eligible_tensors
-from elsa_cli.selection.masks import Choice, Rule, Traits, choose
+from elsa_cli.selection.masks import Rule, Traits
+from elsa_cli.selection.method import method_of
 from elsa_cli.selection.orientation import parse_dims
-from elsa_cli.selection.scan import Piece
 from elsa_cli.sparsifiers import bind
-from elsa_cli.storage.container import Container, TensorInfo
-from elsa_cli.storage.digest import Digests
 from elsa_cli.storage.output import OutputFile, Policy
 
 __all__ = ["SparsifyReport", "TensorRow", "sparsify"]
@@ -174,9 +161,15 @@ def sparsify(
         raise UsageError(f"seed {seed} is negative", hint="use 0 or more")
     rule = Rule.of(scope, distribution, group)
     if group_dims and group is None:
-        raise UsageError("--group-dim says where groups run", hint="use it with --group")
+        raise UsageError(
+            Words("{} says where groups run", Param("group_dims")),
+            hint=Words("use it with {}", Param("group")),
+        )
     if recipe_settings and recipe is None:
-        raise UsageError("--recipe-set sets what a recipe reads", hint="use it with --recipe")
+        raise UsageError(
+            Words("{} sets what a recipe reads", Param("recipe_settings")),
+            hint=Words("use it with {}", Param("recipe")),
+        )
     given_dims = parse_dims(group_dims)
     wanted_tensors = Wanted(include, exclude, roles)
     scorer, options = bind(method, settings or {}, seed)
@@ -195,8 +188,6 @@ def sparsify(
         policy = Policy([checkpoint], clobber=clobber, force=force)
         if not dry_run:
             policy.check(goes_to)
-        progress(0, (2 if rule.group else 3) * sum(t.nbytes for t in tensors))
-        choice = choose(source, tensors, wanted, scorer, rule, threads, progress, traits)
         draft = Manifest(
             levels=wanted,
             tensors=tuple(Entry(t.name, t.dtype, t.shape, (), "") for t in tensors),
@@ -205,11 +196,15 @@ def sparsify(
             masks=masks,
             mask_digests=(),
         )
-        job = _Job(source, tensors, choice, draft, threads, progress, not allow_nonfinite)
-        with OutputFile(os.devnull if dry_run else goes_to, policy) as out:
-            final, size = job.write(out, dry_run)
-            if not dry_run:
+        choosing = Choosing(tensors, scorer, rule, traits, not allow_nonfinite)
+        chosen = ChosenSource(source, choosing, draft)
+        if dry_run:
+            written = write_nested(None, chosen, threads, progress)
+        else:
+            with OutputFile(goes_to, policy) as out:
+                written = write_nested(out, chosen, threads, progress)
                 out.commit()
+    final = written.manifest
     told = eligible.roles.told
     rows = tuple(
         TensorRow(
@@ -237,78 +232,6 @@ def sparsify(
         told_by=eligible.roles.source,
         warnings=tuple(concerns(wanted, final.tensors, eligible)),
         masks=final.masks,
-        bytes_in=os.path.getsize(checkpoint),
-        bytes_out=size,
+        bytes_in=source.size,
+        bytes_out=written.size,
     )
-
-
-@dataclass
-class _Job:
-    """One run, once everything is checked."""
-
-    source: Container
-    tensors: Sequence[TensorInfo]
-    choice: Choice
-    draft: Manifest
-    threads: int
-    progress: Progress
-    finite: bool
-
-    def write(self, out: OutputFile, dry_run: bool) -> tuple[Manifest, int]:
-        """Write masks, data and header; return the manifest and the size in bytes."""
-        dense = self.source.tensors
-        writer = NestedWriter(out, dense, self.source.metadata, self.draft, {}, dry_run)
-        kept = self._masks(writer)
-        writer.masks_done()
-        digests = [""] * len(kept) if dry_run else self._data(out, writer)
-        manifest = replace(
-            self.draft,
-            tensors=tuple(
-                Entry(t.name, t.dtype, t.shape, tuple(row), digest)
-                for t, row, digest in zip(self.draft.tensors, kept.tolist(), digests, strict=True)
-            ),
-        )
-        if dry_run:
-            return replace(manifest, masks=writer.placement), writer.size
-        manifest = replace(manifest, mask_digests=writer.digest_masks(self.threads))
-        return writer.finish(manifest), writer.size
-
-    def _masks(self, writer: NestedWriter) -> NDArray[np.int64]:
-        """Make and store all masks; return the kept weights, (tensors, levels)."""
-        index = {t.name: at for at, t in enumerate(self.tensors)}
-        shape = (len(self.tensors), len(self.draft.levels))
-
-        def work(item: tuple[int, Piece], state: tuple[NDArray[np.int64], Scratch]) -> None:
-            kept, scratch = state
-            part, piece = item
-            at = index[piece.tensor.name]
-            for k, mask in enumerate(self.choice.masks(part, piece, scratch, self.finite)):
-                packed = pack_bits(mask)
-                kept[at, k] += popcount(packed)
-                writer.put_mask(k, at, piece.start, packed)
-            self.progress(piece.count * piece.tensor.dtype.itemsize)
-
-        threads = threads_for(self.threads, [t.numel for t in self.tensors])
-        states = run(
-            self.choice.pieces(), work, lambda: (np.zeros(shape, np.int64), Scratch()), threads
-        )
-        total: NDArray[np.int64] = np.sum([kept for kept, _ in states], axis=0)
-        return total
-
-    def _data(self, out: OutputFile, writer: NestedWriter) -> list[str]:
-        """Copy all tensors and digest the prunable ones, side by side."""
-        source = self.source
-        digests = Digests(source.read_into, [(t.begin, t.nbytes) for t in self.tensors])
-
-        # In turns: one thread can digest while another copies, but only one at a time can write.
-        copies = (partial(self._copy, out, step) for step in writer.copies(source))
-        sums = (partial(self._digest, digests, piece) for piece in digests.pieces())
-        turns = itertools.chain.from_iterable(itertools.zip_longest(copies, sums))
-        run(filter(None, turns), lambda item, scratch: item(scratch), Scratch, self.threads)
-        return digests.results()
-
-    def _copy(self, out: OutputFile, step: tuple[int, int, int], _: Scratch) -> None:
-        out.copy_from(self.source.fd, *step)
-
-    def _digest(self, digests: Digests, piece: tuple[int, int], scratch: Scratch) -> None:
-        self.progress(digests.take(piece, scratch))

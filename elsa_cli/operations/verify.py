@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from elsa_cli.checkpoint.names import mask_name
-from elsa_cli.checkpoint.nested.reader import NestedReader
+from elsa_cli.checkpoint.checks import count_masks
 from elsa_cli.checkpoint.opening import open_nested
-from elsa_cli.checkpoint.packed.reader import PackedReader
-from elsa_cli.checkpoint.source import Reader
+from elsa_cli.checkpoint.reader import Reader
 from elsa_cli.core.batch import Batch, Integers
 from elsa_cli.core.level import DENSE, Level
 from elsa_cli.core.work import Progress, default_threads, no_progress, run
 from elsa_cli.errors import BadManifest
-from elsa_cli.storage.digest import digest_ranges
 
 __all__ = ["Problem", "VerifyReport", "verify"]
 
@@ -73,46 +69,20 @@ def verify(
     threads = threads or default_threads()
     with open_nested(checkpoint) as reader:
         progress(0, 2 * sum(t.numel * t.dtype.itemsize for t in reader.manifest.tensors))
-        problems, digests = _digests(reader, threads, progress)
+        digests, wrong = reader.wrong_digests(threads, progress)
+        problems = [
+            Problem(what, "its bytes do not have the digest in the manifest") for what in wrong
+        ]
         problems += _masks(reader, threads, progress)
-        if isinstance(reader, PackedReader):
-            problems += _loose_end(reader)
+        problems += (Problem("end of file", what) for what in reader.unfinished())
         return VerifyReport(
-            path=reader.path,
+            path=reader.name,
             kind=reader.manifest.kind,
             levels=reader.available,
             tensors=len(reader.manifest.tensors),
             digests=digests,
             problems=tuple(sorted(problems)),
         )
-
-
-def _digests(reader: Reader, threads: int, progress: Progress) -> tuple[list[Problem], int]:
-    """Compare the digests of weights and masks, or of the sections of a packed file."""
-    if isinstance(reader, PackedReader):
-        wanted = list(reader.section_ranges())
-    else:
-        assert isinstance(reader, NestedReader)
-        wanted = [
-            (f"{t.name}", t.digest, (reader.dense[t.name].begin, reader.dense[t.name].nbytes))
-            for t in reader.manifest.tensors
-        ]
-    ranges = [place for _, _, place in wanted]
-    found = digest_ranges(reader.container.read_into, ranges, threads, progress)
-    problems = [
-        Problem(name, "its bytes do not have the digest in the manifest")
-        for (name, digest, _), actual in zip(wanted, found, strict=True)
-        if digest != actual
-    ]
-    if isinstance(reader, NestedReader):
-        levels = reader.manifest.levels
-        for level, digest in zip(levels, reader.mask_digests(threads), strict=True):
-            if digest != reader.manifest.mask_digests[levels.index(level)]:
-                problems.append(
-                    Problem(mask_name(level), "the mask does not have the digest in the manifest")
-                )
-        return problems, len(wanted) + len(levels)
-    return problems, len(wanted)
 
 
 def _masks(reader: Reader, threads: int, progress: Progress) -> list[Problem]:
@@ -163,22 +133,10 @@ def _count(reader: Reader, batch: Batch, depth: int) -> tuple[Integers, Integers
     """Return the weights of each level, and those that the next denser one lacks, by tensor."""
     kept = np.zeros((len(batch.sizes), depth), np.int64)
     strays = np.zeros_like(kept)
-    for piece, levels in reader.masks_of(batch):
-        at = piece.first - batch.first
-        rows = slice(at, at + len(piece.sizes))
-        for k, bits in enumerate(levels):
-            kept[rows, k] += piece.mask_sums(bits)
-            if k:
-                strays[rows, k] += piece.mask_sums(levels[k - 1] & ~bits)
+    for piece, masks in reader.masks(batch):
+        first = piece.first - batch.first
+        rows = slice(first, first + len(piece.sizes))
+        counted = count_masks(piece, masks) if masks else (0, 0)
+        kept[rows] += counted[0]
+        strays[rows] += counted[1]
     return kept, strays
-
-
-def _loose_end(reader: PackedReader) -> Iterator[Problem]:
-    """Report a cut that is not behind a level."""
-    held = reader.sections[len(reader.available) - 1].end
-    if reader.container.available != held:
-        yield Problem(
-            "end of file",
-            f"{reader.container.available - held:,} bytes after level {reader.available[-1]}, "
-            "too few for the next one",
-        )

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from elsa_cli.core.level import Level
+from elsa_cli.errors import Call, Param, Words
 from elsa_cli.selection.eligible import Eligible
 from elsa_cli.text import counted, listed
 
-__all__ = ["concerns"]
+__all__ = ["Counted", "concerns"]
 
 SHARE = 3  # times a tensor's share of the weights that its share of what is kept is too much
 PART = 0.1  # of what a level keeps: below, no tensor is too much
@@ -49,8 +50,13 @@ def concerns(levels: Sequence[Level], entries: Sequence[Counted], eligible: Elig
         dead = [t.name for t in entries if t.numel and not t.kept[k]]
         if dead:
             found.append(
-                f"level {level} keeps nothing of {counted(len(dead), 'tensor')}: {listed(dead)}; "
-                "--scope layer gives each its share"
+                Words(
+                    "level {} keeps nothing of {}: {}; {} gives each its share",
+                    level,
+                    counted(len(dead), "tensor"),
+                    listed(dead),
+                    Call("sparsify", Param("scope", "layer")),
+                )
             )
         rich = [
             f"{t.name} ({100 * part:.0f} % of what is kept, {100 * t.numel / total:.0f} % of all)"
@@ -60,8 +66,13 @@ def concerns(levels: Sequence[Level], entries: Sequence[Counted], eligible: Elig
         ]
         if rich:
             found.append(
-                f"level {level} keeps far more than its share of {counted(len(rich), 'tensor')}: "
-                f"{listed(rich)}; --exclude leaves a tensor dense"
+                Words(
+                    "level {} keeps far more than its share of {}: {}; {} leaves a tensor dense",
+                    level,
+                    counted(len(rich), "tensor"),
+                    listed(rich),
+                    Param("exclude"),
+                )
             )
     return found
 
@@ -72,8 +83,12 @@ def _unknown(eligible: Eligible) -> list[str]:
     if not names:
         return []
     return [
-        f"no rule knows the name of {counted(len(names), 'tensor')} taken for weights: "
-        f"{listed(names)}; --exclude leaves a tensor dense"
+        Words(
+            "no rule knows the name of {} taken for weights: {}; {} leaves a tensor dense",
+            counted(len(names), "tensor"),
+            listed(names),
+            Param("exclude"),
+        )
     ]
 
 
@@ -83,4 +98,6 @@ def _taken(eligible: Eligible) -> list[str]:
     told = eligible.roles.told
     names = [f"{name} ({told[name].role})" for name in eligible.taken]
     taken = counted(len(names), "tensor")
-    return [f"--include takes {taken} of other roles than weight: {listed(names)}"]
+    return [
+        Words("{} takes {} of other roles than weight: {}", Param("include"), taken, listed(names))
+    ]

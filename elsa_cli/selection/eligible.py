@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from elsa_cli.errors import Quantised, UsageError
+from elsa_cli.errors import Call, Param, Quantised, UsageError, Words
 from elsa_cli.selection.naming import real_dims
 from elsa_cli.selection.roles import ASKED, Classes, Roles, Told, matching, parse_roles, tell
 from elsa_cli.selection.rules import VERSION
@@ -112,8 +112,8 @@ def _meant(container: Container, parameter: str, patterns: Sequence[str]) -> set
         meant = matching(names, pattern)
         if not meant:
             raise UsageError(
-                f"--{parameter} {pattern!r} matches no tensor",
-                hint="`elsa inspect` lists the names",
+                Words("{} matches no tensor", Param(parameter, [pattern])),
+                hint=Words("{} lists the names", Call("inspect")),
             )
         found |= meant
     return found
@@ -128,7 +128,7 @@ def _refuse_quantised(
 ) -> None:
     """Raise Quantised unless what is quantised is left out knowingly."""
     found = roles.quantised
-    hint = "dequantise it first, or choose other weights with --include"
+    hint = Words("dequantise it first, or choose other weights with {}", Param("include"))
     for t in container.tensors:
         if t.name in excluded or roles.told[t.name].reason == ASKED:
             continue
@@ -154,13 +154,21 @@ def _nothing(container: Container, roles: Roles, wanted: Wanted) -> Exception:
     there = ", ".join(f"{n} {role}" for role, n in counts.most_common())
     if wanted.include or wanted.exclude:
         return UsageError(
-            "no tensor is left to prune: none that can be pruned is matched by --include and not "
-            "by --exclude",
+            Words(
+                "no tensor is left to prune: none that can be pruned is matched by {} and not "
+                "by {}",
+                Param("include"),
+                Param("exclude"),
+            ),
             hint="write a tensor's name in full to prune it whatever it is",
         )
     return UsageError(
         f"no tensor is prunable; by their roles the tensors are: {there or 'none'}",
         file=container.path,
-        hint="name some with --include, or give them a role with --role NAME=weight; "
-        "`elsa inspect` lists names and roles",
+        hint=Words(
+            "name some with {}, or give them a role with {}; {} lists names and roles",
+            Param("include"),
+            Param("roles", ["NAME=weight"]),
+            Call("inspect"),
+        ),
     )

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from elsa_cli.core.bits import Bools
+from elsa_cli.core.bits import Bytes
 from elsa_cli.core.dtypes import Bits
+from elsa_cli.core.kernels.selecting import selecting
 from elsa_cli.core.level import Level
 from elsa_cli.core.work import Progress, Scratch, chunk_of, no_progress, run, threads_for
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Param, UsageError, Words
+from elsa_cli.selection.cut import Cut, keep
 from elsa_cli.selection.density import DISTRIBUTIONS, layer_counts
 from elsa_cli.selection.eligible import Eligible
 from elsa_cli.selection.orientation import input_dims
 from elsa_cli.selection.pattern import fits_group, group_masks, group_step, keep_of
 from elsa_cli.selection.rows import normed_dims
 from elsa_cli.selection.scaled import Factors, Grid
-from elsa_cli.selection.scan import Piece, Scan, Scorer, positions_of
-from elsa_cli.selection.topk import SAMPLE_FROM, Cut, cuts, kept_mask
-from elsa_cli.storage.container import Container, TensorInfo
+from elsa_cli.selection.scan import Piece, Scan, positions_of
+from elsa_cli.selection.scores import Scorer
+from elsa_cli.selection.topk import DIRECT, cuts
+from elsa_cli.storage.container import Container, TensorInfo, TensorSpec
 
 __all__ = ["Choice", "Rule", "Traits", "choose"]
 
@@ -51,16 +54,24 @@ class Rule:
             raise UsageError(f"there is no distribution {distribution!r}", hint=f"use {names}")
         if group is not None:
             if group < 2:
-                raise UsageError(f"--group {group} is not a group", hint="use 2 or more, such as 4")
+                raise UsageError(
+                    Words("{} is not a group", Param("group", group)),
+                    hint="use 2 or more, such as 4",
+                )
             if scope == "global" or distribution == "erk":
                 raise UsageError(
-                    "--group gives every layer the same density",
-                    hint="leave out --scope global and --distribution erk",
+                    Words("{} gives every layer the same density", Param("group")),
+                    hint=Words(
+                        "leave out {} and {}",
+                        Param("scope", "global"),
+                        Param("distribution", "erk"),
+                    ),
                 )
             return Rule("layer", "uniform", group)
         if scope == "global" and distribution is not None:
             raise UsageError(
-                "--distribution sets what each layer keeps", hint="use it with --scope layer"
+                Words("{} sets what each layer keeps", Param("distribution")),
+                hint=Words("use it with {}", Param("scope", "layer")),
             )
         if scope == "layer" or distribution is not None:
             return Rule("layer", distribution or "uniform")
@@ -91,7 +102,7 @@ class Traits:
 
     dims: Mapping[str, int] = field(default_factory=dict)
     rows: Mapping[str, int | None] = field(default_factory=dict)
-    scales: Mapping[str, tuple[TensorInfo, Grid]] = field(default_factory=dict)
+    scales: Mapping[str, tuple[TensorSpec, Grid]] = field(default_factory=dict)
 
     @staticmethod
     def of(
@@ -130,13 +141,13 @@ class Choice:
         parts: Sequence[_Part],
         group: int | None = None,
         dims: Mapping[str, int] | None = None,
-        keep: Sequence[int] = (),
+        best: Sequence[int] = (),
     ) -> None:
         """Keep the cuts, or the n:m pattern."""
         self._parts = parts
         self._group = group
         self._dims = dims or {}
-        self._keep = keep
+        self._best = best
 
     def pieces(self) -> Iterator[tuple[int, Piece]]:
         """Yield (part, piece) for all weights."""
@@ -144,10 +155,17 @@ class Choice:
             for piece in part.scan.pieces():
                 yield at, piece
 
-    def masks(
+    def bits(self, part: int, piece: Piece, scratch: Scratch) -> Bits:
+        """Return the raw bits of the piece whose masks were made last, (count,)."""
+        return self._parts[part].scan.last_bits(piece, scratch)
+
+    def packed(
         self, part: int, piece: Piece, scratch: Scratch, finite: bool = True
-    ) -> Iterator[Bools]:
-        """Yield the mask of each level for a piece, sparsest first; each valid until the next.
+    ) -> tuple[list[Bytes], list[int]]:
+        """Return the masks of a piece and how many weights they keep, sparsest first.
+
+        A mask is (ceil(count / 8),) uint8, one bit a weight in little bit order, its spare bits 0;
+        it is valid until the next call with the same scratch.
 
         Args:
             part: As `pieces` gave it.
@@ -159,17 +177,24 @@ class Choice:
             NonFinite: There is NaN or infinity among the weights.
         """
         scan = self._parts[part].scan
-        keys: Bits = scan.keys(piece, scratch)
+        bits, magnitude = scan.unsigned(piece, scratch)
         if finite:
             scan.check_finite(piece, scratch)
+        position = scan.position(piece)
         if self._group is not None:
-            t = piece.tensor
-            dim = self._dims[t.name]
-            yield from group_masks(
-                keys, t.shape, self._group, dim, self._keep, scan.position(piece)
+            shape, dim = piece.tensor.shape, self._dims[piece.tensor.name]
+            return group_masks(
+                scan.kernels,
+                bits,
+                magnitude,
+                shape,
+                self._group,
+                dim,
+                self._best,
+                position,
+                scratch,
             )
-        for cut in self._parts[part].cuts:
-            yield kept_mask(scan, piece, keys, cut, scratch)
+        return keep(scan.kernels, bits, magnitude, self._parts[part].cuts, position, scratch)
 
 
 def choose(
@@ -181,6 +206,7 @@ def choose(
     threads: int,
     progress: Progress = no_progress,
     traits: Traits | None = None,
+    direct: int = DIRECT,
 ) -> Choice:
     """Find what each level keeps.
 
@@ -193,6 +219,7 @@ def choose(
         threads: Number of threads; the result does not depend on it.
         progress: Told of the bytes read.
         traits: What is known of some tensors.
+        direct: Of fewer weights than this, all are held at once.
 
     Raises:
         UsageError: A level does not suit the pattern, or keeps fewer weights than there are rows
@@ -207,23 +234,25 @@ def choose(
         if name in by_name
     }
 
+    kernels = selecting(sum(t.nbytes for t in tensors))
+
     def scan_of(some: Sequence[TensorInfo], step: int | None = None) -> Scan:
-        return Scan(container, some, first, scorer, step, factors)
+        return Scan(container, some, first, scorer, step, factors, kernels)
 
     if rule.group is not None:
         dims = {t.name: traits.dims.get(t.name, 1) for t in tensors}
-        keep = [keep_of(level, rule.group) for level in levels]
+        best = [keep_of(level, rule.group) for level in levels]
         steps = [
             group_step(t.shape, rule.group, dims[t.name], chunk_of(t.dtype.itemsize))
             for t in tensors
         ]
         parts = [_Part(scan_of([t], step), ()) for t, step in zip(tensors, steps, strict=True)]
-        return Choice(parts, rule.group, dims, keep)
+        return Choice(parts, rule.group, dims, best)
     if rule.distribution is None:
         scan = scan_of(tensors)
         wanted = [level.kept(scan.numel) for level in levels]
         _protect(scan, traits.rows, levels, wanted)
-        return Choice([_Part(scan, cuts(scan, wanted, threads, progress))])
+        return Choice([_Part(scan, cuts(scan, wanted, threads, progress, direct=direct))])
     shapes = [t.shape for t in tensors]
     counts = [layer_counts(rule.distribution, shapes, level) for level in levels]
     layers = list(zip(tensors, zip(*counts, strict=True), strict=True))
@@ -233,10 +262,10 @@ def choose(
         t, kept = layers[at]
         scan = scan_of([t])
         _protect(scan, traits.rows, levels, kept)
-        found[at] = _Part(scan, cuts(scan, kept, inner_threads, progress, scratch))
+        found[at] = _Part(scan, cuts(scan, kept, inner_threads, progress, scratch, direct=direct))
 
     # Large layers one after the other, each on all threads; small ones side by side.
-    small = [at for at, (t, _) in enumerate(layers) if t.numel < SAMPLE_FROM]
+    small = [at for at, (t, _) in enumerate(layers) if t.numel < direct]
     for at in sorted({*range(len(layers))} - {*small}):
         cut(at, threads, Scratch())
     sizes = [layers[at][0].numel for at in small]
@@ -258,5 +287,7 @@ def _protect(
                 f"level {level} keeps {want:,} weights, but weight norm has {count:,} rows that "
                 "have to keep one each",
                 tensor=next(t.name for t in scan.tensors if t.name in rows),
-                hint="take a lower level, or leave these tensors out with --exclude",
+                hint=Words(
+                    "take a lower level, or leave these tensors out with {}", Param("exclude")
+                ),
             )

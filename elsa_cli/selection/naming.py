@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from elsa_cli.storage.container import TensorInfo
+from elsa_cli.storage.container import TensorSpec
 
 __all__ = ["Name", "Siblings", "canonical", "parent", "real_dims", "take_apart"]
 
@@ -95,15 +95,15 @@ def parent(name: str) -> str:
 class Siblings:
     """The tensors of a file by their names and by the modules that own them."""
 
-    def __init__(self, tensors: Iterable[TensorInfo]) -> None:
+    def __init__(self, tensors: Iterable[TensorSpec]) -> None:
         """Sort the tensors once, so that each look takes no longer in a large file."""
         self.by_name = {t.name: t for t in tensors}
         self.names = {name: take_apart(name) for name in self.by_name}
 
     @cached_property
-    def owned(self) -> dict[str, dict[str, TensorInfo]]:
+    def owned(self) -> dict[str, dict[str, TensorSpec]]:
         """The tensors of each owner by their last segment, as it is written."""
-        found: dict[str, dict[str, TensorInfo]] = {}
+        found: dict[str, dict[str, TensorSpec]] = {}
         for name, t in self.by_name.items():
             owner = self.names[name].owner
             found.setdefault(owner, {})[name[len(owner) + 1 :] if owner else name] = t
@@ -121,11 +121,11 @@ class Siblings:
                     found.add(inner)
         return frozenset(found)
 
-    def beside(self, tensor: TensorInfo) -> dict[str, TensorInfo]:
+    def beside(self, tensor: TensorSpec) -> dict[str, TensorSpec]:
         """Return the tensors of the same owner, the tensor itself included, by last segment."""
         return self.owned[self.names[tensor.name].owner]
 
-    def bias_of(self, tensor: TensorInfo) -> TensorInfo | None:
+    def bias_of(self, tensor: TensorSpec) -> TensorSpec | None:
         """Return the bias that belongs to a weight, or None.
 
         `fc.weight` has `fc.bias`, the fused `experts.down_proj` has `experts.down_proj_bias`.

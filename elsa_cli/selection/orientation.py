@@ -11,12 +11,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Call, UsageError, Words
 from elsa_cli.selection.naming import Name, Siblings, parent
 from elsa_cli.selection.roles import Roles, matching
-from elsa_cli.storage.container import TensorInfo
+from elsa_cli.storage.container import TensorSpec
 
-__all__ = ["input_dims", "parse_dims"]
+__all__ = ["Layout", "input_dims", "parse_dims"]
 
 CONV1D = re.compile(r"c_attn|c_proj|c_fc|q_attn")  # GPT-2's names; nanoGPT has linear layers there
 TRANSPOSED = re.compile(
@@ -75,7 +75,7 @@ def parse_dims(pairs: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def input_dims(
-    tensors: Sequence[TensorInfo],
+    tensors: Sequence[TensorSpec],
     roles: Roles,
     given: Sequence[tuple[str, int]] = (),
     metadata: Mapping[str, str] | None = None,
@@ -99,7 +99,7 @@ def input_dims(
         if not meant:
             raise UsageError(
                 f"the group dimension of {pattern!r} is given, which matches no prunable tensor",
-                hint="`elsa inspect` lists the names",
+                hint=Words("{} lists the names", Call("inspect")),
             )
         asked |= dict.fromkeys(meant, dim)
     mlx = _is_mlx(tensors, metadata or {})
@@ -122,7 +122,7 @@ def input_dims(
     return dims
 
 
-def _by_name(t: TensorInfo, roles: Roles, mlx: bool, gpt2: bool) -> int:
+def _by_name(t: TensorSpec, roles: Roles, mlx: bool, gpt2: bool) -> int:
     siblings = roles.siblings
     name = siblings.names[t.name]
     if len(t.shape) < 2:
@@ -159,7 +159,7 @@ def _transposes(name: Name, kernel: Sequence[int]) -> bool:
     return bool(TRANSPOSED.fullmatch(name.module) or (even and UPSAMPLING.fullmatch(name.module)))
 
 
-def _is_mlx(tensors: Sequence[TensorInfo], metadata: Mapping[str, str]) -> bool:
+def _is_mlx(tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bool:
     """Tell whether convolutions are (out, height, width, in), as in MLX.
 
     The metadata says so, or, where it says nothing, the shapes: kernels are small and mostly
@@ -176,7 +176,7 @@ def _is_mlx(tensors: Sequence[TensorInfo], metadata: Mapping[str, str]) -> bool:
     return votes > 0
 
 
-def _is_gpt2(tensors: Sequence[TensorInfo], siblings: Siblings) -> bool:
+def _is_gpt2(tensors: Sequence[TensorSpec], siblings: Siblings) -> bool:
     """Tell whether layers with GPT-2's names are its Conv1D, (in, out), and not linear layers.
 
     `c_attn` and `c_fc` widen: as Conv1D they have more columns than rows.
@@ -196,7 +196,7 @@ def _several(name: Name) -> bool:
     return any(MATRICES.fullmatch(part) for part in near)
 
 
-def _of_several(t: TensorInfo, name: Name, roles: Roles) -> int:
+def _of_several(t: TensorSpec, name: Name, roles: Roles) -> int:
     """Tell (experts, in, out) from (experts, out, in).
 
     The bias has the outputs. What goes into the router goes into the experts, and comes out of
@@ -213,7 +213,7 @@ def _of_several(t: TensorInfo, name: Name, roles: Roles) -> int:
     if width in t.shape[1:]:
         narrow = DOWN.search(_own(t, name)) is not None
         return 2 if (width == t.shape[2]) != narrow else 1
-    pair: dict[bool, TensorInfo] = {}
+    pair: dict[bool, TensorSpec] = {}
     for other in roles.siblings.beside(t).values():
         if len(other.shape) == 3:
             down = DOWN.search(_own(other, roles.siblings.names[other.name])) is not None
@@ -227,12 +227,12 @@ def _of_several(t: TensorInfo, name: Name, roles: Roles) -> int:
     return 2
 
 
-def _own(t: TensorInfo, name: Name) -> str:
+def _own(t: TensorSpec, name: Name) -> str:
     """Return what a matrix of experts is called, `w2` or `output_linear`, with its numbers."""
     return name.module if name.leaf == "weight" else t.name[len(parent(t.name)) :]
 
 
-def _width(t: TensorInfo, roles: Roles) -> int | None:
+def _width(t: TensorSpec, roles: Roles) -> int | None:
     """Return how much goes into the router beside some experts, or None if none is there."""
     count, owner = t.shape[0], roles.siblings.names[t.name].owner
     for _ in range(3):

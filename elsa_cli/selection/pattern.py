@@ -8,21 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import lcm, prod
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from elsa_cli.core.bits import Bools
+from elsa_cli.core.bits import Bytes, mask_buffers
 from elsa_cli.core.dtypes import Bits
+from elsa_cli.core.kernels.selecting import Selecting
 from elsa_cli.core.level import Level
-from elsa_cli.errors import UsageError
-from elsa_cli.selection.scan import position_hash
+from elsa_cli.core.work import Scratch
+from elsa_cli.errors import Param, UsageError, Words
 
 __all__ = ["fits_group", "group_masks", "group_step", "keep_of"]
-
-
-STRIP = 1 << 18  # weights compared at a time
 
 
 def keep_of(level: Level, group: int) -> int:
@@ -35,7 +31,7 @@ def keep_of(level: Level, group: int) -> int:
     if keep.denominator != 1:
         raise UsageError(
             f"level {level} does not keep a whole number of {group} weights",
-            hint=f"with --group {group} a level is a multiple of 1/{group}",
+            hint=Words("with {} a level is a multiple of 1/{}", Param("group", group), group),
         )
     return int(keep)
 
@@ -55,60 +51,42 @@ def group_step(shape: Sequence[int], group: int, dim: int, about: int) -> int:
 
 
 def group_masks(
-    keys: Bits,
+    kernels: Selecting,
+    bits: Bits,
+    magnitude: np.uint64,
     shape: Sequence[int],
     group: int,
     dim: int,
     keep: Sequence[int],
     position: int,
-) -> list[Bools]:
+    scratch: Scratch,
+) -> tuple[list[Bytes], list[int]]:
     """Return for each number to keep which weights are among the best of their group.
 
+    A weight's merit is how many of its group it beats, by key and then by the hash of the position:
+    each of 0 … group - 1 occurs once in a group, and the k best are those with group - k or more.
+    Example: the groups 3 1 4 1 and 5 9 2 6 have the merits 2 0 3 1 (or 2 1 3 0) and 1 3 0 2; of
+    each the best two are those with 2 or more: 0b10100101.
+
     Args:
-        keys: Consecutive weights in C order that begin and end with whole groups, (count,).
+        kernels: What ranks and makes masks.
+        bits: Consecutive weights in C order that begin and end with whole groups, (count,).
+        magnitude: Selects from `bits` what is compared.
         shape: The whole tensor's; groups run along `dim` at the same place of the others.
         group: Weights a group.
         dim: The dimension along which groups run, counted from 0.
         keep: How many of them to keep, one number for each result.
         position: Position of the first weight; ties are broken by a hash of it.
+        scratch: The thread's buffers.
+
+    Returns:
+        Masks, (ceil(count / 8),) each and valid until the next call, and the weights they keep.
     """
     inner = prod(shape[dim + 1 :])
-    members = keys.reshape(-1, group, inner)  # (outer, member, place)
-    kept = [np.empty(members.shape, np.bool_) for _ in keep]
-    # In strips, so that what is computed on the way stays small however many groups interleave.
-    outer = max(1, STRIP // (group * inner))
-    width = inner if outer > 1 else max(1, STRIP // group)
-    for row in range(0, len(members), outer):
-        for at in range(0, inner, width):
-            strip = np.s_[row : row + outer, :, at : at + width]
-            first = position + row * group * inner + at
-            beaten_by = _beaten_by(members[strip], first, inner)
-            for mask, k in zip(kept, keep, strict=True):
-                np.less(beaten_by, k, out=mask[strip])
-    return [mask.reshape(-1) for mask in kept]
-
-
-def _beaten_by(members: Bits, position: int, inner: int) -> NDArray[np.unsignedinteger[Any]]:
-    """Return how many of its group come before each weight, (outer, group, width).
-
-    Args:
-        members: Keys, (outer, group, width).
-        position: Position of the first weight.
-        inner: How far apart the weights of a group lie.
-    """
-    outer, group, width = members.shape
-    hashes: NDArray[np.uint64] | None = None
-    beaten_by = np.zeros(members.shape, np.uint8 if group < 256 else np.uint32)
-    for i in range(group):
-        for j in range(i + 1, group):
-            better = members[:, i] > members[:, j]
-            tied = members[:, i] == members[:, j]
-            if tied.any():
-                if hashes is None:
-                    rows = np.arange(outer * group, dtype=np.uint64) * np.uint64(inner)
-                    places = np.arange(width, dtype=np.uint64) + np.uint64(position)
-                    hashes = position_hash(rows[:, None] + places).reshape(members.shape)
-                better |= tied & (hashes[:, i] > hashes[:, j])
-            beaten_by[:, j] += better
-            beaten_by[:, i] += ~better
-    return beaten_by
+    merit = scratch.array("merit", bits.size, np.uint8 if group < 256 else np.uint32)
+    kernels.merits(bits, magnitude, group, inner, position, merit)
+    packed, kept = mask_buffers(scratch, len(keep), bits.size), np.zeros(len(keep), np.int64)
+    every = np.uint64(np.iinfo(merit.dtype).max)
+    least, no_tie = np.array([group - k for k in keep], np.uint64), np.zeros(len(keep), np.uint64)
+    kernels.keep(merit, every, least, no_tie, position, packed, kept)
+    return list(packed), kept.tolist()

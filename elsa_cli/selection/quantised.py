@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from elsa_cli.selection.naming import Siblings, real_dims
 from elsa_cli.selection.scaled import Grid, fit_scale
-from elsa_cli.storage.container import TensorInfo
+from elsa_cli.storage.container import TensorSpec
 
-__all__ = ["FORMATS", "Found", "find_quantised"]
+__all__ = ["FORMATS", "Format", "Found", "find_quantised"]
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 PACKED = ("F4", "F6_E2M3", "F6_E3M2")
@@ -108,7 +108,7 @@ class Found:
 
     formats: Mapping[str, str]
     codes: frozenset[str]
-    scales: Mapping[str, tuple[TensorInfo, Grid]]
+    scales: Mapping[str, tuple[TensorSpec, Grid]]
     unfit: Mapping[str, str]
 
 
@@ -116,7 +116,7 @@ def find_quantised(siblings: Siblings) -> Found:
     """Look through the modules of a file."""
     formats: dict[str, str] = {}
     codes: set[str] = set()
-    scales: dict[str, tuple[TensorInfo, Grid]] = {}
+    scales: dict[str, tuple[TensorSpec, Grid]] = {}
     unfit: dict[str, str] = {}
     for beside in _modules(siblings):
         candidates = _scales_of(beside)
@@ -143,7 +143,7 @@ def find_quantised(siblings: Siblings) -> Found:
     )
 
 
-def _modules(siblings: Siblings) -> Iterator[dict[str, TensorInfo]]:
+def _modules(siblings: Siblings) -> Iterator[dict[str, TensorSpec]]:
     """Yield the tensors of each module that has codes, by their names in it in lower case.
 
     What belongs to a tensor by its name counts to the module of that tensor: beside `fc.weight`
@@ -151,7 +151,7 @@ def _modules(siblings: Siblings) -> Iterator[dict[str, TensorInfo]]:
     """
     if not any(_odd(name, t) for name, t in siblings.by_name.items()):
         return
-    modules: dict[str, dict[str, TensorInfo]] = {}
+    modules: dict[str, dict[str, TensorSpec]] = {}
     for owner, tensors in siblings.owned.items():
         module = owner
         parts = owner.split(".")
@@ -168,13 +168,13 @@ def _modules(siblings: Siblings) -> Iterator[dict[str, TensorInfo]]:
             yield beside
 
 
-def _odd(name: str, t: TensorInfo) -> bool:
+def _odd(name: str, t: TensorSpec) -> bool:
     """Tell whether a tensor can be of a quantised module: floats are, where codes are packed so."""
     return t.dtype.name not in ("F64", "F32", "F16", "BF16") or ODD.search(name) is not None
 
 
 def _format_of(
-    last: str, t: TensorInfo, beside: Mapping[str, TensorInfo], hits: dict[str, list[str]]
+    last: str, t: TensorSpec, beside: Mapping[str, TensorSpec], hits: dict[str, list[str]]
 ) -> str | None:
     """Return what the format of some codes is called, or None.
 
@@ -198,12 +198,12 @@ def _format_of(
     return None
 
 
-def _same_columns(t: TensorInfo, beside: Mapping[str, TensorInfo]) -> bool:
+def _same_columns(t: TensorSpec, beside: Mapping[str, TensorSpec]) -> bool:
     scales = beside.get("scales", beside.get("scale"))
     return scales is not None and t.shape[-1:] == scales.shape[-1:]
 
 
-def _scales_of(beside: Mapping[str, TensorInfo]) -> dict[str, list[TensorInfo]]:
+def _scales_of(beside: Mapping[str, TensorSpec]) -> dict[str, list[TensorSpec]]:
     """Return the scales that can be each FP8 weight's, likeliest first, whatever their spelling.
 
     `weight_scale`, `weight_scale_inv` (which multiplies, too) and `scale_weight` have the weight's

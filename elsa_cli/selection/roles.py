@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from fnmatch import translate
 from functools import cached_property, lru_cache
 
-from elsa_cli.errors import UsageError
+from elsa_cli.errors import Call, UsageError, Words
 from elsa_cli.selection.families import RULES
 from elsa_cli.selection.naming import Name, Siblings, parent, real_dims
 from elsa_cli.selection.quantised import Found, find_quantised
 from elsa_cli.selection.rules import ROLES, Rule, Test
 from elsa_cli.selection.values import computed, equal
-from elsa_cli.storage.container import Container, TensorInfo
+from elsa_cli.storage.container import Container, TensorSpec
 
 __all__ = ["ASKED", "Classes", "Roles", "Told", "by_name", "matching", "parse_roles", "tell"]
 
@@ -109,7 +109,7 @@ def parse_roles(pairs: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def tell(
-    tensors: Sequence[TensorInfo],
+    tensors: Sequence[TensorSpec],
     container: Container | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     classes: Classes | None = None,
@@ -132,14 +132,14 @@ def tell(
         if not meant:
             raise UsageError(
                 f"the role of {pattern!r} is given, which matches no tensor",
-                hint="`elsa inspect` lists the names",
+                hint=Words("{} lists the names", Call("inspect")),
             )
         asked |= dict.fromkeys(meant, role)
     found = find_quantised(siblings)
     scales = {scale.name: name for name, (scale, _) in found.scales.items()}
     by_class = classes.told if classes else {}
     named = by_name(siblings, {n for n, known in by_class.items() if known.role == "embedding"})
-    embeddings: dict[tuple[int, ...], list[TensorInfo]] = {}
+    embeddings: dict[tuple[int, ...], list[TensorSpec]] = {}
     for t in tensors:
         if named[t.name].role == "embedding":
             embeddings.setdefault(t.shape, []).append(t)
@@ -201,7 +201,7 @@ def by_name(siblings: Siblings, embeddings: Collection[str] = ()) -> dict[str, T
     return told
 
 
-def _by_rules(t: TensorInfo, name: Name, siblings: Siblings, rows: frozenset[int]) -> Told:
+def _by_rules(t: TensorSpec, name: Name, siblings: Siblings, rows: frozenset[int]) -> Told:
     matrix = len(real_dims(t.shape)) >= 2
     for rule in _candidates(name.leaf, name.module, name.above):
         if all(_holds(test, t, name, siblings, rows) for test in rule.tests):
@@ -219,7 +219,7 @@ def _candidates(leaf: str, module: str, above: tuple[str, ...]) -> tuple[Rule, .
     return tuple(rule for rule in RULES if rule.names(leaf, module, above))
 
 
-def _holds(test: Test, t: TensorInfo, name: Name, siblings: Siblings, rows: frozenset[int]) -> bool:
+def _holds(test: Test, t: TensorSpec, name: Name, siblings: Siblings, rows: frozenset[int]) -> bool:
     first, last = (t.shape[0], t.shape[-1]) if t.shape else (1, 1)
     match test:
         case Test.MATRIX:
@@ -253,7 +253,7 @@ def _has_experts(name: Name, siblings: Siblings) -> bool:
 
 
 def _by_values(
-    container: Container, t: TensorInfo, told: Told, embeddings: Sequence[TensorInfo]
+    container: Container, t: TensorSpec, told: Told, embeddings: Sequence[TensorSpec]
 ) -> Told:
     """Look at the values of what its name takes for a weight, or for a bias of two dimensions."""
     if told.role not in ("weight", "bias") or len(real_dims(t.shape)) < 2:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from elsa_cli.core.dtypes import Bits
 from elsa_cli.selection.naming import Siblings, real_dims
-from elsa_cli.storage.container import TensorInfo
+from elsa_cli.storage.container import TensorSpec
 
 __all__ = ["Champions", "make_room", "normed_dims"]
 
@@ -30,7 +30,7 @@ __all__ = ["Champions", "make_room", "normed_dims"]
 NORMS = ((r"(.*_)v", r"\1g"), (r"original1", "original0"), (r"v", "g"))
 
 
-def normed_dims(tensors: Sequence[TensorInfo], siblings: Siblings) -> dict[str, int | None]:
+def normed_dims(tensors: Sequence[TensorSpec], siblings: Siblings) -> dict[str, int | None]:
     """Return for each vector of a weight norm the dimension whose rows are normalised.
 
     None stands for one norm of the whole tensor. `weight_g` of shape (64, 1, 1) beside `weight_v`

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from elsa_cli.core.dtypes import DTYPES, DType
 from elsa_cli.core.floats import to_float
 from elsa_cli.errors import NonFinite
-from elsa_cli.storage.container import Container, TensorInfo
+from elsa_cli.storage.container import Container, TensorSpec
 
 __all__ = ["Factors", "Grid", "fit_scale"]
 
@@ -87,7 +87,7 @@ class Factors:
     """
 
     def __init__(
-        self, container: Container, tensor: TensorInfo, weight: TensorInfo, grid: Grid
+        self, container: Container, tensor: TensorSpec, weight: TensorSpec, grid: Grid
     ) -> None:
         """Read the scales: one for 128 x 128 weights and more, or one a row; they stay small.
 

@@ -7,35 +7,22 @@ file is laid out. Ties are broken by a fixed hash of the position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from elsa_cli.core.dtypes import DTYPES, Bits, DType
-from elsa_cli.core.floats import widen
+from elsa_cli.core.dtypes import DTYPES, Bits
+from elsa_cli.core.hashing import position_hash
+from elsa_cli.core.kernels.selecting import Selecting, selecting
 from elsa_cli.core.work import Scratch, chunk_of, spans
-from elsa_cli.errors import NonFinite
+from elsa_cli.errors import Call, NonFinite, Param, Words
 from elsa_cli.selection.rows import Champions, make_room
 from elsa_cli.selection.scaled import Factors
+from elsa_cli.selection.scores import Chunk, Scorer, is_magnitude
 from elsa_cli.storage.container import Container, TensorInfo
 
-__all__ = ["Chunk", "Hashes", "Piece", "Scan", "Scorer", "position_hash", "positions_of"]
-
-Hashes = NDArray[np.uint64]
-
-
-def position_hash(positions: Hashes) -> Hashes:
-    """Return a hash of each position; distinct positions have distinct hashes.
-
-    The finaliser of splitmix64 (Steele, Lea and Flood, 2014), a bijection of 64-bit integers.
-    """
-    z = positions + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+__all__ = ["Piece", "Scan", "positions_of"]
 
 
 def positions_of(tensors: Sequence[TensorInfo]) -> dict[str, int]:
@@ -56,56 +43,6 @@ class Piece:
     count: int
 
 
-@dataclass
-class Chunk:
-    """What a sparsifier scores: some weights of one tensor.
-
-    Attributes:
-        name: The tensor's name.
-        shape: The whole tensor's shape.
-        start: First weight, in C order.
-        bits: The weights as raw bits, (count,).
-        dtype: The tensor's dtype.
-        common: The dtype in which all tensors that are compared can be ranked.
-        position: Position of the first weight among all prunable weights.
-        scratch: Buffers to compute in.
-        factors: The scales of FP8 codes, or None.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    start: int
-    bits: Bits
-    dtype: DType
-    common: DType
-    position: int
-    scratch: Scratch = field(repr=False)
-    factors: Factors | None = None
-
-    def positions(self) -> Hashes:
-        """Return the position of each weight, (count,) uint64."""
-        return np.arange(self.position, self.position + self.bits.size, dtype=np.uint64)
-
-    def magnitude(self) -> Bits:
-        """Return |w| as keys, (count,): the bits without sign, widened to the common dtype.
-
-        Codes with a scale become |code · scale| in float64, which holds the product exactly.
-        """
-        own = self.scratch.array("magnitude", self.bits.size, self.bits.dtype)
-        keys = self.dtype.magnitudes(self.bits, out=own)
-        if self.dtype is not self.common:
-            keys = widen(keys, self.dtype, self.common)
-        if self.factors is not None:
-            values = keys.view(np.float64)
-            with np.errstate(invalid="ignore", over="ignore"):  # infinite codes, where allowed
-                values *= self.factors.take(self.start, self.bits.size)
-        return keys
-
-
-# A scorer returns keys (unsigned integers) or scores (non-negative float32 or float64), (count,).
-Scorer = Callable[[Chunk], NDArray[Any]]
-
-
 class Scan:
     """The scores of tensors that are compared with each other.
 
@@ -116,6 +53,7 @@ class Scan:
         scorer: The sparsifier.
         step: Weights a piece, a multiple of 8; by default what suits the dtype.
         factors: The scales of FP8 codes, by the tensor's name.
+        kernels: What counts keys and makes masks; by default what suits the tensors' size.
     """
 
     def __init__(
@@ -126,6 +64,7 @@ class Scan:
         scorer: Scorer,
         step: int | None = None,
         factors: Mapping[str, Factors] | None = None,
+        kernels: Selecting | None = None,
     ) -> None:
         """Find the dtype in which all can be compared."""
         self.container = container
@@ -135,10 +74,18 @@ class Scan:
         self._scorer = scorer
         self._step = step
         self._factors = factors or {}
+        self.kernels = kernels or selecting(sum(t.nbytes for t in tensors))
         self.champions: dict[str, Champions] = {}
         names = {"F64" if t.name in self._factors else t.dtype.name for t in tensors}
         wide = "F64" if "F64" in names else "F32"
         self._common = DTYPES[names.pop() if len(names) == 1 else wide]
+        layout = self._common.float_bits
+        assert layout is not None
+        # Raw bits without their sign are the keys, unless they have to be widened or multiplied,
+        # or a NaN looks like a negative zero.
+        alike = all(t.dtype is self._common for t in tensors) and not self._factors
+        self._raw = alike and layout.nan is None and is_magnitude(scorer)
+        self._magnitude = np.uint64(layout.magnitude)
 
     def pieces(self) -> Iterator[Piece]:
         """Yield every piece, tensors in order."""
@@ -157,6 +104,21 @@ class Scan:
         offset = piece.tensor.begin + piece.start * dtype.itemsize
         scratch.read_ahead(self.container, offset, bits.view(np.uint8).data)
         return bits
+
+    def last_bits(self, piece: Piece, scratch: Scratch) -> Bits:
+        """Return the raw bits of the piece that was read last."""
+        bits: Bits = scratch.array("bits", piece.count, piece.tensor.dtype.unsigned)
+        return bits
+
+    def unsigned(self, piece: Piece, scratch: Scratch) -> tuple[Bits, np.uint64]:
+        """Return (bits, mask), such that `bits & mask` are the keys of a piece, (count,) unsigned.
+
+        They are valid until the next call. Weights ranked by magnitude are only read.
+        """
+        if self._raw and not self.champions:
+            return self.bits(piece, scratch), self._magnitude
+        keys = np.ascontiguousarray(self.keys(piece, scratch))
+        return keys, np.uint64(np.iinfo(keys.dtype).max)
 
     def keys(self, piece: Piece, scratch: Scratch) -> Bits:
         """Return the keys of a piece, (count,) unsigned; valid until the next call."""
@@ -211,12 +173,21 @@ class Scan:
     def check_finite(self, piece: Piece, scratch: Scratch) -> None:
         """Raise NonFinite if the piece just read has NaN or infinity among its weights."""
         dtype = piece.tensor.dtype
-        bits: Bits = scratch.array("bits", piece.count, dtype.unsigned)
-        magnitudes = scratch.array("magnitude", piece.count, dtype.unsigned)
-        if dtype.has_nonfinite(dtype.magnitudes(bits, out=magnitudes)):
+        layout = dtype.float_bits
+        assert layout is not None
+        bits = self.last_bits(piece, scratch)
+        magnitude = layout.magnitude
+        if layout.nan is not None:
+            bits = dtype.magnitudes(bits, out=scratch.array("magnitude", bits.size, bits.dtype))
+            magnitude = np.iinfo(bits.dtype).max
+        if self.kernels.any_at_least(bits, np.uint64(magnitude), np.uint64(layout.nonfinite)):
             raise NonFinite(
                 "has NaN or infinity among its weights",
                 file=self.container.path,
                 tensor=piece.tensor.name,
-                hint="leave it out with --exclude, or rank them highest with --allow-nonfinite",
+                hint=Words(
+                    "leave it out with {}, or rank them highest with {}",
+                    Param("exclude"),
+                    Call("sparsify", Param("allow_nonfinite", True)),
+                ),
             )

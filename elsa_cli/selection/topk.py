@@ -4,45 +4,46 @@ All weights are in a total order: by key, then by the hash of the position. For 
 (key, hash), the *cut*, is sought such that exactly the wanted number of weights is at or above it.
 Levels nest because they are cut from one order.
 
-The cut is bracketed and the bracket narrowed: a pass counts what is above the bracket, and a
-histogram of 65,536 bins what is inside; the bin with the cut is the next bracket; once few weights
-are left they are gathered and sorted. A sample guesses the first bracket, since weights near the
-cut are few and a histogram of few is cheap; a wrong guess is noticed by the counts, and costs time
-only.
+Key and hash, one behind the other, are one long number, and its digits of 16 bits are found one by
+one: a pass counts the next digit of all weights that share those found so far, for all levels at
+once. The first digit is counted of all weights; the others of the few in the one bucket that
+matters, which is a hundredth of the weights where keys are floats. Two passes are usually enough:
+digits after the first are spread so evenly that it can be foretold about where the cut will be, and
+the weights near there are remembered, to be sorted. If it is not there, one more pass finds it.
+
+Example, with digits of 2 bits, keys of 4 and 3 of 8 weights wanted:
+
+    keys      0011 1001 1000 1011 0010 1001 1110 0111
+    digit 1   00: 2   01: 1   10: 4   11: 1      1 of 8 is above 10; 2 of its 4 are wanted
+    digit 2   of 10xx: 00: 1   01: 2   11: 1     1 more is above 1001; 1 of its 2 is wanted
+    hashes    of the two keys 1001: the larger one is the cut: (1001, hash)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.core.bits import Bools
-from elsa_cli.core.dtypes import Bits
+from elsa_cli.core.hashing import Hashes
 from elsa_cli.core.work import Progress, Scratch, no_progress, run
-from elsa_cli.selection.bracket import BIN_BITS, MAX_HASH, Bracket, Cut, Tally, narrow
-from elsa_cli.selection.scan import Hashes, Piece, Scan, position_hash
+from elsa_cli.selection.cut import Cut
+from elsa_cli.selection.few import few_cuts
+from elsa_cli.selection.scan import Piece, Scan
 
-__all__ = ["Cut", "cuts", "kept_mask"]
+__all__ = ["DIRECT", "ROOM", "cuts"]
 
-REMEMBER = 1 << 24  # bins remembered over all threads and levels, 2 bytes each
-SAMPLE_FROM = 1 << 22  # weights; fewer are held at once
-SAMPLE = 1 << 21  # weights in a sample
+DIGIT = 16  # bits
+HASH = 64  # bits
+DIRECT = 1 << 22  # weights; fewer are held at once
+ROOM = 1 << 20  # weights near the cuts of all levels that are remembered, 16 bytes each
 
+WORD = (1 << HASH) - 1
 
-def few_where(mask: Bools) -> NDArray[np.intp]:
-    """Return the positions of True in a mask that has few, by way of the words that have any."""
-    if mask.size % 8:
-        return np.flatnonzero(mask)
-    words = np.flatnonzero(mask.view(np.uint64) != 0)
-    at = np.flatnonzero(mask.reshape(-1, 8).take(words, axis=0))
-    return words.take(at >> 3) * 8 + (at & 7)
-
-
-def _hashes(scan: Scan, piece: Piece, where: NDArray[np.intp]) -> Hashes:
-    return position_hash(where.astype(np.uint64) + np.uint64(scan.position(piece)))
+Words = NDArray[np.uint64]
+Counts = Words
 
 
 def cuts(
@@ -51,6 +52,9 @@ def cuts(
     threads: int,
     progress: Progress = no_progress,
     scratch: Scratch | None = None,
+    *,
+    direct: int = DIRECT,
+    room: int = ROOM,
 ) -> list[Cut]:
     """Return a cut for each number of weights to keep.
 
@@ -60,191 +64,226 @@ def cuts(
         threads: Number of threads; the result does not depend on it.
         progress: Told of the bytes read.
         scratch: Buffers of this thread, for few weights.
+        direct: Fewer weights than this are held at once.
+        room: How many weights may be remembered on the way.
     """
-    if scan.numel < SAMPLE_FROM:
-        return _direct(scan, wanted, progress, scratch or Scratch())
-    top = _largest_key(scan)
-    brackets = _guess(scan, wanted, top, threads)
-    for b in brackets:
-        if b.want == 0:
-            b.cut = Cut(top + 1, 0)
-        elif b.want == scan.numel:
-            b.cut = Cut(0, 0)
-    while open_ := [b for b in brackets if b.cut is None]:
-        tallies = _pass(scan, open_, threads, progress)
-        for k, bracket in enumerate(open_):
-            narrow(bracket, [t[k] for t in tallies], top)
-    return [b.cut for b in brackets if b.cut is not None]
+    if scan.numel < direct:
+        return few_cuts(scan, wanted, progress, scratch or Scratch())
+    width, counts = _first_digit(scan, threads, progress)
+    searches = [_Search(width, want, scan.numel) for want in wanted]
+    for search in searches:
+        search.narrow(counts)
+    while open_ := [s for s in searches if not s.found]:
+        _next_digit(scan, open_, threads, progress, room)
+    return [s.cut for s in searches]
 
 
-def _direct(scan: Scan, wanted: Sequence[int], progress: Progress, scratch: Scratch) -> list[Cut]:
-    """Return the cuts of so few weights that all their keys can be held at once.
+@dataclass
+class _Search:
+    """What is known of one level's cut: its first bits, and how many weights share them.
 
-    Example: of the keys 7 3 3 1 three are wanted. The third largest is 3, one key is above it, so
-    two of the tied ones are kept: the cut is (3, the second largest hash among them).
+    Attributes:
+        width: Bits of a key; the long number has 64 more, of the hash.
+        want: Of the weights that share the bits known, how many are kept.
+        size: How many weights share them.
+        prefix: These bits.
+        known: How many bits they are.
     """
-    parts, positions = [], []
-    for piece in scan.pieces():
-        parts.append(scan.keys(piece, scratch).copy())
-        positions.append((scan.position(piece), piece.count))
-        progress(piece.count * piece.tensor.dtype.itemsize)
-    keys = np.concatenate(parts) if len(parts) > 1 else parts[0]
-    ascending = np.sort(keys)
-    found = []
-    for want in wanted:
-        if want == 0:
-            found.append(Cut(1 << 8 * keys.itemsize, 0))  # above every key
-            continue
-        key = ascending[keys.size - want]
-        low, high = (
-            np.searchsorted(ascending, key, "left"),
-            np.searchsorted(ascending, key, "right"),
-        )
-        ties = int(high) - (keys.size - want)  # of the tied keys, how many are kept
-        if ties == high - low:
-            found.append(Cut(int(key), 0))
-            continue
-        hashes = _hashes_of(np.flatnonzero(keys == key), positions)
-        found.append(Cut(int(key), int(np.partition(hashes, hashes.size - ties)[-ties])))
-    return found
 
+    width: int
+    want: int
+    size: int
+    prefix: int = 0
+    known: int = 0
 
-def _hashes_of(where: NDArray[np.intp], positions: Sequence[tuple[int, int]]) -> Hashes:
-    """Return the hashes of weights, by their places among pieces given as (position, count)."""
-    starts = np.cumsum([0, *(count for _, count in positions)])
-    part = np.searchsorted(starts, where, side="right") - 1
-    first = np.array([position for position, _ in positions], np.int64)
-    return position_hash((first[part] + where - starts[part]).astype(np.uint64))
+    @property
+    def found(self) -> bool:
+        """Whether all that share the bits are kept, or none."""
+        return self.want in (0, self.size)
 
+    @property
+    def digit(self) -> int:
+        """The last 16 bits that are known."""
+        return self.prefix & ((1 << DIGIT) - 1)
 
-def kept_mask(scan: Scan, piece: Piece, keys: Bits, cut: Cut, scratch: Scratch) -> Bools:
-    """Return which weights of a piece are at or above a cut, (count,) bool."""
-    mask: Bools = scratch.array("kept", keys.size, np.bool_)
-    if cut.key >> 8 * keys.itemsize:  # above every key
-        mask.fill(False)
-        return mask
-    bound = keys.dtype.type(cut.key)
-    if cut.hash == 0:
-        return np.greater_equal(keys, bound, out=mask)
-    tied: Bools = scratch.array("tied", keys.size, np.bool_)
-    np.equal(keys, bound, out=tied)
-    np.greater(keys, bound, out=mask)
-    where = few_where(tied)
-    mask[where] = _hashes(scan, piece, where) >= np.uint64(cut.hash)
-    return mask
+    @property
+    def cut(self) -> Cut:
+        """The lowest number with these bits, or the one above all of them if none is kept."""
+        number = self.prefix + (self.want == 0) << self.width + HASH - self.known
+        return Cut(number >> HASH, number & WORD)
 
+    def narrow(self, counts: Counts) -> None:
+        """Find the next digit.
 
-def _largest_key(scan: Scan) -> int:
-    piece = next(iter(scan.pieces()))
-    keys = scan.keys(Piece(piece.tensor, piece.start, 1), Scratch())
-    return int(np.iinfo(keys.dtype).max)
-
-
-def _guess(scan: Scan, wanted: Sequence[int], top: int, threads: int) -> list[Bracket]:
-    """Bracket each cut by a sample."""
-    share = -(-scan.numel // SAMPLE)
-    shift = max(0, top.bit_length() - BIN_BITS)
-
-    def work(piece: Piece, histogram: tuple[NDArray[Any], Scratch]) -> None:
-        count = -(-piece.count // share)
-        # Somewhere in the piece, by its position: rows and channels should all have their turn.
-        room = (piece.count - count) // 8 * 8
-        spot = int(position_hash(np.array([scan.position(piece)], np.uint64))[0]) % (room + 1)
-        part = Piece(piece.tensor, piece.start + spot // 8 * 8, count)
-        keys = scan.keys(part, histogram[1])
-        bins = (keys >> keys.dtype.type(shift)).astype(np.intp)
-        histogram[0][:] += np.bincount(bins, minlength=1 << BIN_BITS)
-
-    states = run(
-        scan.pieces(), work, lambda: (np.zeros(1 << BIN_BITS, np.int64), Scratch()), threads
-    )
-    # at_or_above[i]: how many of the sample have a key in bin i or above.
-    at_or_above = np.cumsum(np.sum([s[0] for s in states], axis=0)[::-1])[::-1]
-    size = int(at_or_above[0])
-    brackets = []
-    for want in wanted:
-        rank = want / scan.numel * size
-        # Neighbours are alike, so the sample is worth less than its size: thrice the deviation
-        # of an independent one, and a little for very even layers.
-        margin = 3 * (rank * (1 - want / scan.numel)) ** 0.5 + size / 2000
-        low, high = 0, top
-        if rank + margin < size:
-            low = int(np.count_nonzero(at_or_above >= rank + margin)) - 1 << shift
-        if rank - margin >= 1:
-            high = min(top, (int(np.count_nonzero(at_or_above >= rank - margin)) << shift) - 1)
-        brackets.append(Bracket(want, low, high, above=None))
-    return brackets
-
-
-def _pass(
-    scan: Scan, brackets: Sequence[Bracket], threads: int, progress: Progress
-) -> list[list[Tally]]:
-    """Read everything once and tally every bracket."""
-
-    def work(piece: Piece, state: tuple[list[Tally], Scratch]) -> None:
-        tallies, scratch = state
-        keys = scan.keys(piece, scratch)
-        for bracket, tally in zip(brackets, tallies, strict=True):
-            _tally(scan, piece, keys, bracket, tally, scratch)
-        progress(piece.count * piece.tensor.dtype.itemsize)
-
-    room = REMEMBER // (threads * len(brackets))
-    states = run(
-        _pieces(scan, brackets),
-        work,
-        lambda: ([Tally(room) for _ in brackets], Scratch()),
-        threads,
-    )
-    return [tallies for tallies, _ in states]
-
-
-def _pieces(scan: Scan, brackets: Sequence[Bracket]) -> Iterable[Piece]:
-    """Return the pieces that have to be read: all, unless each bracket knows its own."""
-    found: dict[tuple[str, int], Piece] = {}
-    for bracket in brackets:
-        if bracket.pieces is None:
-            return scan.pieces()
-        found |= {(p.tensor.name, p.start): p for p in bracket.pieces}
-    return found.values()
-
-
-def _tally(
-    scan: Scan, piece: Piece, keys: Bits, bracket: Bracket, tally: Tally, scratch: Scratch
-) -> None:
-    """Count one piece: what is above the bracket, and what is inside it."""
-    kind = keys.dtype.type
-    mask: Bools = scratch.array("tally", keys.size, np.bool_)
-    if bracket.above is None:
-        np.greater(keys, kind(bracket.high), out=mask)
-        tally.above += int(np.count_nonzero(mask))
-    everything = bracket.low == 0 and bracket.high == np.iinfo(keys.dtype).max
-    where = inside = None
-    if not everything:
-        below = scratch.array("below", keys.size, keys.dtype)
-        np.subtract(keys, kind(bracket.low), out=below)  # wraps below the bracket
-        np.less_equal(below, kind(bracket.high - bracket.low), out=mask)
-        where = few_where(mask)
-        inside = below.take(where)
-    shift, hash_bits = bracket.bins()
-    narrow_hash = (bracket.hash_low, bracket.hash_high) != (0, MAX_HASH)
-    if bracket.gathers or hash_bits or bracket.low == bracket.high:
-        if where is None or inside is None:
-            where, inside = np.arange(keys.size), keys
-        hashes = _hashes(scan, piece, where)
-        if narrow_hash:
-            near = (hashes >= np.uint64(bracket.hash_low)) & (
-                hashes <= np.uint64(bracket.hash_high)
-            )
-            inside, hashes = inside[near], hashes[near]
-        if bracket.gathers:
-            tally.gathered.append((inside.astype(np.uint64), hashes))
+        Args:
+            counts: How many of the weights have which digit, (digits,).
+        """
+        if self.found:
             return
-        if bracket.low == bracket.high:
-            width = max(0, (bracket.hash_high - bracket.hash_low).bit_length() - BIN_BITS)
-            bins = (hashes - np.uint64(bracket.hash_low)) >> np.uint64(width)
-        else:
-            bins = inside.astype(np.uint64) << np.uint64(hash_bits)
-            bins |= hashes >> np.uint64(64 - hash_bits)
+        from_top = np.cumsum(counts[::-1]).astype(np.int64)  # of the i + 1 highest digits
+        at = int(np.searchsorted(from_top, self.want))
+        digit = counts.size - 1 - at
+        bits = counts.size.bit_length() - 1
+        self.prefix, self.known = self.prefix << bits | digit, self.known + bits
+        self.want -= int(from_top[at - 1]) if at else 0
+        self.size = int(counts[digit])
+
+    def near(self, room: int) -> tuple[int, int]:
+        """Return the lowest and the highest next digit near which the cut will likely be.
+
+        About `room` weights have digits from the one to the other, if digits are spread evenly.
+        """
+        top = (1 << DIGIT) - 1
+        if self.size <= room:
+            return 0, top
+        middle = (top + 1) * (self.size - self.want) // self.size
+        half = (top + 1) * room // (2 * self.size)
+        return max(0, middle - half), min(top, middle + half)
+
+
+@dataclass
+class _Seen:
+    """What one thread has seen in one pass.
+
+    Attributes:
+        counts: For each level, how many weights have which digit, (levels, 65536).
+        remembered: For each level keys and hashes of weights near the cut; of ties, hashes alone.
+            None if they were more than expected.
+        scratch: The thread's buffers.
+    """
+
+    counts: Counts
+    remembered: list[list[tuple[Words | None, Hashes]] | None]
+    scratch: Scratch = field(default_factory=Scratch)
+
+    @staticmethod
+    def of(levels: int) -> _Seen:
+        """Begin with nothing seen."""
+        return _Seen(np.zeros((levels, 1 << DIGIT), np.uint64), [[] for _ in range(levels)])
+
+
+def _first_digit(scan: Scan, threads: int, progress: Progress) -> tuple[int, Counts]:
+    """Return the bits of a key, and how many weights have which of its first 16 bits (or 8)."""
+
+    @dataclass
+    class State:
+        counts: Counts = field(default_factory=lambda: np.zeros((4, 0), np.uint64))
+        width: int = 0
+        magnitude: int = 0
+        scratch: Scratch = field(default_factory=Scratch)
+
+    def work(piece: Piece, state: State) -> None:
+        bits, magnitude = scan.unsigned(piece, state.scratch)
+        if not state.width:
+            state.width, state.magnitude = 8 * bits.itemsize, int(magnitude)
+            state.counts = np.zeros((4, 1 << min(DIGIT, state.width)), np.uint64)
+        shift = max(0, state.width - DIGIT)
+        scan.kernels.count_high(bits, np.uint64(shift), state.counts)
+        progress(piece.count * piece.tensor.dtype.itemsize)
+
+    states = [s for s in run(scan.pieces(), work, State, threads) if s.width]
+    width, magnitude = states[0].width, states[0].magnitude
+    signed = sum(s.counts.sum(axis=0) for s in states)
+    # What was counted has signs: weights that differ in nothing else have one key.
+    keys = np.arange(signed.size) & magnitude >> max(0, width - DIGIT)
+    counts = np.zeros_like(signed)
+    np.add.at(counts, keys, signed)
+    return width, counts
+
+
+def _next_digit(
+    scan: Scan, searches: Sequence[_Search], threads: int, progress: Progress, room: int
+) -> None:
+    """Read everything once and find the next digit of each search, or all the rest of them."""
+    each = room // len(searches)
+    near = np.array([search.near(each) for search in searches], np.int64)
+
+    def work(piece: Piece, seen: _Seen) -> None:
+        _see(scan, piece, searches, near, seen, 2 * each)
+        progress(piece.count * piece.tensor.dtype.itemsize)
+
+    states = run(scan.pieces(), work, lambda: _Seen.of(len(searches)), threads)
+    for level, search in enumerate(searches):
+        search.narrow(np.sum([seen.counts[level] for seen in states], axis=0))
+        if search.found or not near[level, 0] <= search.digit <= near[level, 1]:
+            continue
+        parts = [seen.remembered[level] for seen in states]
+        if None not in parts:
+            _finish(search, [part for some in parts for part in some or ()])
+
+
+def _see(
+    scan: Scan,
+    piece: Piece,
+    searches: Sequence[_Search],
+    near: NDArray[np.int64],
+    seen: _Seen,
+    room: int,
+) -> None:
+    """Count one piece, and remember at most `room` weights of each level."""
+    bits, magnitude = scan.unsigned(piece, seen.scratch)
+    position, shape = scan.position(piece), (len(searches), bits.size)
+    hashes = seen.scratch.array("hashes near", shape[0] * shape[1], np.uint64).reshape(shape)
+    found = np.zeros(len(searches), np.int64)
+    keys = None
+    # All searches know equally many bits. How many of the key, or then of the hash, are not known?
+    below = searches[0].width - searches[0].known
+    if below > 0:
+        keys = seen.scratch.array("keys near", shape[0] * shape[1], np.uint64).reshape(shape)
+        scan.kernels.count_keys(
+            bits,
+            magnitude,
+            np.uint64(int(magnitude) >> below << below),
+            np.array([search.prefix << below for search in searches], np.uint64),
+            np.uint64(below - DIGIT),
+            position,
+            seen.counts,
+            near,
+            keys,
+            hashes,
+            found,
+        )
     else:
-        bins = (keys if inside is None else inside) >> kind(shift)
-    tally.add(piece, bins.astype(np.uint16))
+        below += HASH
+        scan.kernels.count_ties(
+            bits,
+            magnitude,
+            np.array([search.cut.key for search in searches], np.uint64),
+            np.uint64(WORD >> below << below),
+            np.array([search.cut.hash for search in searches], np.uint64),
+            np.uint64(below - DIGIT),
+            position,
+            seen.counts,
+            near,
+            hashes,
+            found,
+        )
+    for level, count in enumerate(found.tolist()):
+        held = seen.remembered[level]
+        if held is None or not count:
+            continue
+        held.append(
+            (None if keys is None else keys[level, :count].copy(), hashes[level, :count].copy())
+        )
+        if sum(h.size for _, h in held) > room:  # digits are not spread evenly after all
+            seen.remembered[level] = None
+
+
+def _finish(search: _Search, parts: Sequence[tuple[Words | None, Hashes]]) -> None:
+    """Sort the weights that share the bits known, and take the cut at the last one wanted."""
+    hashes = np.concatenate([h for _, h in parts])
+    keys = np.full(hashes.size, search.cut.key, np.uint64)
+    if search.known <= search.width:
+        keys = np.concatenate([k for k, _ in parts if k is not None])
+    of_key, of_hash = (np.uint64(number) for number in search.cut)
+    below = search.width - search.known
+    if below >= 0:
+        inside = keys >> np.uint64(below) == of_key >> np.uint64(below)
+    else:
+        below += HASH
+        inside = hashes >> np.uint64(below) == of_hash >> np.uint64(below)
+    keys, hashes = keys[inside], hashes[inside]
+    assert hashes.size == search.size
+    last = np.lexsort((~hashes, ~keys))[search.want - 1]
+    search.prefix = int(keys[last]) << HASH | int(hashes[last])
+    search.known, search.want, search.size = search.width + HASH, 1, 1

@@ -17,7 +17,7 @@ from elsa_cli.core.dtypes import DType
 from elsa_cli.core.floats import to_float
 from elsa_cli.core.work import CHUNK_BYTES, spans
 from elsa_cli.selection.naming import real_dims
-from elsa_cli.storage.container import Container, TensorInfo
+from elsa_cli.storage.container import Container, TensorSpec
 
 __all__ = ["computed", "equal"]
 
@@ -34,7 +34,7 @@ ROUNDED = 2.0**-8  # of a value: what rounding to bfloat16 does, whatever it is 
 Floats = NDArray[np.float64]
 
 
-def computed(container: Container, tensor: TensorInfo, *, named: bool) -> str | None:
+def computed(container: Container, tensor: TensorSpec, *, named: bool) -> str | None:
     """Return what a tensor's values show it to be, or None if they could have been trained.
 
     Args:
@@ -71,21 +71,21 @@ def computed(container: Container, tensor: TensorInfo, *, named: bool) -> str | 
     return None
 
 
-def equal(container: Container, tensor: TensorInfo, other: TensorInfo) -> bool:
+def equal(container: Container, tensor: TensorSpec, other: TensorSpec) -> bool:
     """Tell whether two tensors of one file have the same dtype, shape and bytes."""
     if (tensor.dtype, tensor.shape) != (other.dtype, other.shape):
         return False
     a, b = bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES)
     for start, count in spans(tensor.nbytes, CHUNK_BYTES):
         one, two = memoryview(a)[:count], memoryview(b)[:count]
-        container.read_into(tensor.begin + start, one)
-        container.read_into(other.begin + start, two)
+        container.read_part(tensor, start, one)
+        container.read_part(other, start, two)
         if one != two:
             return False
     return True
 
 
-def _corner(container: Container, tensor: TensorInfo, most: int) -> Floats:
+def _corner(container: Container, tensor: TensorSpec, most: int) -> Floats:
     """Return the corner of a tensor where all indices are smallest, without dimensions of 1.
 
     No dimension is cut shorter than another that is cut: of (64, 3000, 3000) it is (22, 22, 22) for
@@ -104,7 +104,7 @@ def _corner(container: Container, tensor: TensorInfo, most: int) -> Floats:
     rows = bits.view(np.uint8).reshape(-1, run * tensor.dtype.itemsize)
     for row, place in zip(rows, product(*map(range, corner[:cut])), strict=True):
         first = sum(at * prod(shape[dim + 1 :]) for dim, at in enumerate(place))
-        container.read_into(tensor.begin + first * tensor.dtype.itemsize, row.data)
+        container.read_part(tensor, first * tensor.dtype.itemsize, row.data)
     return to_float(bits, tensor.dtype).reshape(corner)
 
 

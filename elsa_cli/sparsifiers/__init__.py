@@ -19,7 +19,7 @@ from elsa_cli.core.settings import read_settings, settings_of
 from elsa_cli.errors import UsageError
 
 if TYPE_CHECKING:  # naming the methods, as --help does, needs no numpy
-    from elsa_cli.selection.scan import Scorer
+    from elsa_cli.selection.scores import Scorer
 
 __all__ = ["bind", "methods"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.selection.scan import Chunk, position_hash
+from elsa_cli.core.hashing import position_hash
+from elsa_cli.selection.scores import Chunk
 
 __all__ = ["random"]
 

@@ -7,15 +7,15 @@ the caller owns, so memory does not grow with the file.
 
 from __future__ import annotations
 
+import functools
 import os
-import stat
 import struct
+from collections.abc import Mapping
 
 from elsa_cli.core.closing import Closing
 from elsa_cli.errors import (
     HeaderNotJson,
     HeaderTooLong,
-    InputError,
     OtherFormat,
     TrailingBytes,
     TruncatedFile,
@@ -23,22 +23,25 @@ from elsa_cli.errors import (
 from elsa_cli.storage.header import (
     MAX_HEADER,
     TensorInfo,
+    TensorSpec,
     check_tiling,
     encode_header,
     lay_out,
     parse_header,
 )
 from elsa_cli.storage.kinds import HEAD, foreign_kind
-from elsa_cli.storage.system import read_some
+from elsa_cli.storage.local import LocalFile
+from elsa_cli.storage.source import ByteSource, Extent
 
-__all__ = ["MAX_HEADER", "Container", "TensorInfo", "encode_header", "lay_out"]
+__all__ = ["MAX_HEADER", "Container", "TensorInfo", "TensorSpec", "encode_header", "lay_out"]
 
 
 class Container(Closing):
-    """An open safetensors file.
+    """An open safetensors file, wherever its bytes are.
 
     Attributes:
-        path: As given.
+        source: The bytes.
+        path: The name of the source: for a file, its path as given.
         tensors: In the order of their data.
         metadata: The `__metadata__` of the header, empty if there is none.
         header_bytes: Where the data begins, bytes from the start of the file.
@@ -46,31 +49,22 @@ class Container(Closing):
         available: How many bytes of data the file has; less only in a cut packed checkpoint.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, source: str | os.PathLike[str] | ByteSource) -> None:
         """Open and check a file.
+
+        Args:
+            source: A path, or bytes that are open already; they are closed with the container.
 
         Raises:
             MalformedFile: See the kinds in `elsa_cli.errors`.
             InputError: It cannot be opened. `require_whole` checks that no data is missing.
         """
-        self.path = os.fspath(path)
+        self.source = source if isinstance(source, ByteSource) else LocalFile(source)
+        self.path = self.source.name
         try:
-            kind = os.stat(self.path).st_mode
-            if stat.S_ISDIR(kind):
-                raise InputError(
-                    "is a folder", file=self.path, hint="name the safetensors file in it"
-                )
-            if not stat.S_ISREG(kind):  # opening a pipe would wait for its writer
-                raise InputError(
-                    "is not a regular file", file=self.path, hint="pipe it in, and name it -"
-                )
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", file=self.path) from error
-        try:
-            size = os.fstat(self.fd).st_size
+            size = self.source.size
             try:
-                self.header_bytes, header = _read_header(self, size)
+                self.header_bytes, header = _read_header(self.source)
                 self.metadata, self.tensors = parse_header(self.path, header)
             except (TruncatedFile, HeaderTooLong, HeaderNotJson) as error:
                 other = self._other_format(size)
@@ -93,7 +87,7 @@ class Container(Closing):
     def _other_format(self, size: int) -> OtherFormat | None:
         """Return the error that names what the file is, if it is of a known other kind."""
         head = bytearray(min(size, HEAD))
-        self._pread(0, memoryview(head))
+        self.source.read_into(0, memoryview(head))
         kind = foreign_kind(bytes(head))
         if kind is None:
             return None
@@ -112,41 +106,43 @@ class Container(Closing):
                 hint="the file is damaged; fetch or save it again",
             )
 
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self.source.size
+
+    @functools.cached_property
+    def named(self) -> Mapping[str, TensorInfo]:
+        """The tensors by name."""
+        return {t.name: t for t in self.tensors}
+
+    def extent(self, tensor: TensorSpec) -> Extent:
+        """Return where the bytes of a tensor of this file are."""
+        begin = self.named[tensor.name].begin
+        return Extent(self.source, self.header_bytes + begin, tensor.nbytes)
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` (bytes) from `offset`, in bytes from the start of the data."""
-        self._pread(self.header_bytes + offset, buffer)
+        self.source.read_into(self.header_bytes + offset, buffer)
 
-    def _pread(self, offset: int, buffer: memoryview) -> None:
-        done = 0
-        while done < len(buffer):
-            try:
-                got = read_some(self.fd, buffer[done:], offset + done)
-            except OSError as error:
-                raise InputError(f"cannot be read: {error.strerror}", file=self.path) from error
-            if not got:
-                raise TruncatedFile(
-                    f"ends at byte {offset + done:,}, {len(buffer) - done:,} bytes early",
-                    file=self.path,
-                    hint="the file is damaged; fetch or save it again",
-                )
-            done += got
+    def read_part(self, tensor: TensorSpec, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` (bytes) with the bytes of a tensor of this file, from an offset in it."""
+        self.read_into(self.named[tensor.name].begin + offset, buffer)
 
-    def read(self, tensor: TensorInfo) -> bytes:
-        """Return all bytes of a small tensor."""
+    def read(self, tensor: TensorSpec) -> bytes:
+        """Return all bytes of a small tensor of this file."""
         data = bytearray(tensor.nbytes)
-        self.read_into(tensor.begin, memoryview(data))
+        self.read_part(tensor, 0, memoryview(data))
         return bytes(data)
 
     def close(self) -> None:
-        """Close the file; closing twice is harmless."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Close the source; closing twice is harmless."""
+        self.source.close()
 
 
-def _read_header(container: Container, size: int) -> tuple[int, bytes]:
+def _read_header(source: ByteSource) -> tuple[int, bytes]:
     """Return where the data begins and the bytes of the JSON."""
-    path = container.path
+    path, size = source.name, source.size
     if not size:
         raise TruncatedFile(
             "is empty, too short for a safetensors file", file=path, hint="fetch or save it again"
@@ -154,7 +150,7 @@ def _read_header(container: Container, size: int) -> tuple[int, bytes]:
     if size < 8:
         raise TruncatedFile(f"{size} bytes is too short for a safetensors file", file=path)
     head = bytearray(8)
-    container._pread(0, memoryview(head))
+    source.read_into(0, memoryview(head))
     (length,) = struct.unpack("<Q", head)
     if length > MAX_HEADER:
         raise HeaderTooLong(
@@ -167,5 +163,5 @@ def _read_header(container: Container, size: int) -> tuple[int, bytes]:
             f"the header needs {8 + length:,} bytes, the file has {size:,}", file=path
         )
     text = bytearray(length)
-    container._pread(8, memoryview(text))
+    source.read_into(8, memoryview(text))
     return 8 + length, bytes(text)

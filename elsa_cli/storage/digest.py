@@ -8,73 +8,57 @@ over everything; its blocks can be computed in any order. It is no defence again
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from elsa_cli.core.batch import Batch
+from elsa_cli.core.checksum import crc32
 from elsa_cli.core.work import Progress, Scratch, no_progress, run
 
 __all__ = ["BLOCK", "Digests", "digest_memory", "digest_ranges"]
 
 BLOCK = 1 << 20  # bytes
-STEP = 8 * BLOCK  # bytes of one piece of work
 
 # Fills a buffer with the bytes at an offset.
 ReadInto = Callable[[int, memoryview], None]
 
 
 class Digests:
-    """Digests of several ranges of bytes, taken in pieces by any thread.
+    """Digests of several tensors, taken from pieces of them in any thread.
+
+    The pieces of a tensor can come in any order, as long as each of its blocks does not: a block
+    that two pieces share is taken from the first one first.
 
     Args:
-        read_into: Reads the bytes.
-        ranges: Offset and size of each range, in bytes.
+        sizes: Bytes of each tensor.
     """
 
-    def __init__(self, read_into: ReadInto, ranges: Sequence[tuple[int, int]]) -> None:
-        """Begin with nothing read."""
-        self._read_into = read_into
-        self._ranges = ranges
-        self._sums = [np.zeros(-(-size // BLOCK), "<u4") for _, size in ranges]
-        self._runs = list(_runs(ranges))
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._sums = [np.zeros(-(-size // BLOCK), "<u4") for size in sizes]
 
-    def pieces(self) -> Iterator[tuple[int, int]]:
-        """Yield (run of ranges, offset in it) of the pieces that `take` accepts."""
-        for at, (first, last) in enumerate(self._runs):
-            size = self._ranges[first][1] if last - first == 1 else 1
-            for start in range(0, size, STEP):
-                yield at, start
+    def add(self, tensor: int, offset: int, data: memoryview) -> None:
+        """Take some bytes of a tensor, from an offset on."""
+        sums = self._sums[tensor]
+        done = 0
+        while done < len(data):
+            block, skip = divmod(offset + done, BLOCK)
+            some = data[done : done + BLOCK - skip]
+            sums[block] = crc32(some, int(sums[block]))
+            done += len(some)
 
-    def take(self, piece: tuple[int, int], scratch: Scratch) -> int:
-        """Read one piece; return its bytes."""
-        run, start = piece
-        first, last = self._runs[run]
-        if last - first > 1:
-            return self._take_several(first, last, scratch)
-        offset, size = self._ranges[first]
-        count = min(STEP, size - start)
-        for block in range(start, start + count, BLOCK):
-            buffer = scratch.array("digest", min(BLOCK, size - block), np.uint8).data
-            self._read_into(offset + block, buffer)
-            self._sums[first][block // BLOCK] = zlib.crc32(buffer)
-        return count
-
-    def _take_several(self, first: int, last: int, scratch: Scratch) -> int:
-        """Read ranges of at most a block each that follow one another."""
-        begin = self._ranges[first][0]
-        count = sum(self._ranges[last - 1]) - begin
-        buffer = scratch.array("digest", count, np.uint8).data
-        self._read_into(begin, buffer)
-        for sums, (offset, size) in zip(
-            self._sums[first:last], self._ranges[first:last], strict=True
-        ):
-            if size:
-                sums[0] = zlib.crc32(buffer[offset - begin : offset - begin + size])
-        return count
+    def take(self, batch: Batch, data: memoryview) -> None:
+        """Take the bytes of a batch of the tensors."""
+        if not batch.several:
+            self.add(batch.first, batch.start * batch.dtypes[0].itemsize, data)
+            return
+        begin = 0
+        for tensor, size in enumerate(batch.byte_sizes.tolist(), batch.first):
+            self.add(tensor, 0, data[begin : begin + size])
+            begin += size
 
     def results(self) -> list[str]:
-        """Return 64 hexadecimal digits for each range, once every piece is taken."""
+        """Return 64 hexadecimal digits for each tensor, once every piece is taken."""
         return [hashlib.sha256(sums.tobytes()).hexdigest() for sums in self._sums]
 
 
@@ -99,13 +83,38 @@ def digest_ranges(
     threads: int,
     progress: Progress = no_progress,
 ) -> list[str]:
-    """Return the digest of each range (offset, size) of bytes."""
-    digests = Digests(read_into, ranges)
+    """Return the digest of each range of bytes.
 
-    def work(piece: tuple[int, int], scratch: Scratch) -> None:
-        progress(digests.take(piece, scratch))
+    Args:
+        read_into: Fills a buffer with the bytes at an offset.
+        ranges: Offset and size of each range.
+        threads: Number of threads.
+        progress: Called with the bytes that were read.
+    """
+    digests = Digests([size for _, size in ranges])
 
-    run(digests.pieces(), work, Scratch, threads)
+    def pieces() -> Iterator[tuple[int, int, int, int]]:
+        """Yield (first range, last range + 1, offset in the first, bytes)."""
+        for first, last in _runs(ranges):
+            if last - first > 1:
+                yield first, last, 0, sum(ranges[last - 1]) - ranges[first][0]
+                continue
+            for start in range(0, ranges[first][1], BLOCK):
+                yield first, last, start, min(BLOCK, ranges[first][1] - start)
+
+    def work(piece: tuple[int, int, int, int], scratch: Scratch) -> None:
+        first, last, start, count = piece
+        buffer = scratch.array("digest", count, np.uint8).data
+        begin = ranges[first][0] + start
+        read_into(begin, buffer)
+        if last - first == 1:
+            digests.add(first, start, buffer)
+        else:
+            for at, (offset, size) in enumerate(ranges[first:last], first):
+                digests.add(at, 0, buffer[offset - begin : offset - begin + size])
+        progress(count)
+
+    run(pieces(), work, Scratch, threads)
     return digests.results()
 
 

@@ -25,7 +25,15 @@ from elsa_cli.errors import (
     UnknownDtype,
 )
 
-__all__ = ["MAX_HEADER", "TensorInfo", "check_tiling", "encode_header", "lay_out", "parse_header"]
+__all__ = [
+    "MAX_HEADER",
+    "TensorInfo",
+    "TensorSpec",
+    "check_tiling",
+    "encode_header",
+    "lay_out",
+    "parse_header",
+]
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the stock library
 LARGEST = (1 << 64) - 1  # a dimension
@@ -33,14 +41,12 @@ FIELDS = ("dtype", "shape", "data_offsets")
 
 
 @dataclass(frozen=True)
-class TensorInfo:
-    """One tensor of a file; offsets in bytes from the start of the data."""
+class TensorSpec:
+    """What a tensor is, wherever its bytes are."""
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
-    begin: int
-    end: int
 
     @property
     def numel(self) -> int:
@@ -50,22 +56,38 @@ class TensorInfo:
     @property
     def nbytes(self) -> int:
         """Number of bytes."""
+        return self.numel * self.dtype.bits // 8
+
+
+@dataclass(frozen=True)
+class TensorInfo(TensorSpec):
+    """One tensor of a file; offsets in bytes from the start of the data."""
+
+    begin: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
         return self.end - self.begin
 
+    @property
+    def spec(self) -> TensorSpec:
+        """What the tensor is, without where it lies."""
+        return TensorSpec(self.name, self.dtype, self.shape)
 
-def lay_out(
-    tensors: Iterable[tuple[str, DType, tuple[int, ...]]], start: int = 0
-) -> tuple[TensorInfo, ...]:
+
+def lay_out(tensors: Iterable[TensorSpec], start: int = 0) -> tuple[TensorInfo, ...]:
     """Place tensors one after the other, in the stock library's order: dtype descending, name.
 
     Args:
-        tensors: Name, dtype and shape of each.
+        tensors: Any number of them.
         start: Offset of the first, bytes from the start of the data.
     """
     placed = []
-    for name, dtype, shape in sorted(tensors, key=lambda t: (-t[1].order, t[0])):
-        end = start + math.prod(shape) * dtype.bits // 8
-        placed.append(TensorInfo(name, dtype, shape, start, end))
+    for t in sorted(tensors, key=lambda t: (-t.dtype.order, t.name)):
+        end = start + t.numel * t.dtype.bits // 8
+        placed.append(TensorInfo(t.name, t.dtype, t.shape, start, end))
         start = end
     return tuple(placed)
 

@@ -13,12 +13,14 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 from elsa_cli.core.closing import Closing
-from elsa_cli.errors import DiskFull, OutputError, OutputExists, UsageError
+from elsa_cli.errors import DiskFull, OutputError, OutputExists, Param, UsageError, Words
+from elsa_cli.storage.copying import COPY_BYTES
 from elsa_cli.storage.placing import NewFile
+from elsa_cli.storage.source import ByteSource, Extent
 from elsa_cli.storage.system import (
     FULL,
     advise_written,
@@ -29,24 +31,10 @@ from elsa_cli.storage.system import (
     write_some,
 )
 
-__all__ = ["STDOUT", "OutputFile", "Policy", "copy_steps"]
+__all__ = ["STDOUT", "OutputFile", "Policy"]
 
 STDOUT = "-"
 STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-COPY_BYTES = 1 << 24  # bytes a call; small enough that an interrupt is answered at once
-
-
-def copy_steps(moves: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
-    """Join adjacent moves (source, offset, size) of bytes, and split them into even steps."""
-    joined: list[list[int]] = []
-    for source, offset, size in moves:
-        if joined and [source, offset] == [joined[-1][0] + joined[-1][2], sum(joined[-1][1:])]:
-            joined[-1][2] += size
-        else:
-            joined.append([source, offset, size])
-    for source, offset, size in joined:
-        for at in range(0, size, COPY_BYTES):
-            yield source + at, offset + at, min(COPY_BYTES, size - at)
 
 
 class Policy:
@@ -81,17 +69,23 @@ class Policy:
         if path == STDOUT:
             return
         if os.path.isdir(path):
-            raise OutputError("is a folder", file=path, hint="name a file with -o")
+            raise OutputError(
+                "is a folder", file=path, hint=Words("name a file with {}", Param("output"))
+            )
         folder = os.path.dirname(os.path.realpath(path))
         if not os.path.isdir(folder):
             raise OutputError("its folder does not exist", file=path, hint=f"mkdir -p {folder}")
         if not os.path.exists(path):
             return
         if not self.clobber and os.path.isfile(path):
-            raise OutputExists("exists already", file=path, hint="leave out --no-clobber")
+            raise OutputExists(
+                "exists already", file=path, hint=Words("leave out {}", Param("clobber", False))
+            )
         if not self.force and any(os.path.samefile(path, i) for i in self.inputs):
             raise UsageError(
-                "the output is also an input", file=path, hint="choose another -o, or add --force"
+                "the output is also an input",
+                file=path,
+                hint=Words("choose another {}, or add {}", Param("output"), Param("force", True)),
             )
 
 
@@ -139,6 +133,11 @@ class OutputFile(Closing):
         """The descriptor of what is written."""
         return self._file.fd
 
+    @property
+    def source(self) -> ByteSource:
+        """What has been written so far, as a byte source."""
+        return _Written(self)
+
     def reserve(self, size: int) -> None:
         """Raise DiskFull if the file system is known to have no room for `size` bytes."""
         free = free_bytes(self.fd)
@@ -183,15 +182,23 @@ class OutputFile(Closing):
                     raise OutputError("ended while it was read back", file=self.path)
                 done += got
 
-    def copy_from(self, fd: int, source: int, offset: int, size: int) -> None:
-        """Copy `size` bytes of the open file `fd` at `source` to `offset`."""
+    def copy_from(self, extent: Extent, offset: int) -> None:
+        """Copy bytes of a source to `offset`, inside the kernel where the source is a file."""
+        source, begin, size = extent
+        if source.fd is None:
+            buffer = memoryview(bytearray(min(size, COPY_BYTES)))
+            for done in range(0, size, COPY_BYTES):
+                some = buffer[: min(COPY_BYTES, size - done)]
+                source.read_into(begin + done, some)
+                self.write_at(offset + done, some)
+            return
         while size:
             with self.reporting(), self._writing:
-                done = copy_some(fd, self.fd, min(size, COPY_BYTES), source, offset)
+                done = copy_some(source.fd, self.fd, min(size, COPY_BYTES), begin, offset)
                 self._written(offset, done)
             if not done:
-                raise OutputError("an input ended while it was copied", file=self.path)
-            source, offset, size = source + done, offset + done, size - done
+                raise OutputError(f"{source.name} ended while it was copied", file=self.path)
+            begin, offset, size = begin + done, offset + done, size - done
 
     def stream(self) -> IO[bytes]:
         """Return a file object that writes the file from its beginning; close it to commit.
@@ -214,13 +221,20 @@ class OutputFile(Closing):
             with self.reporting():
                 placed = self._file.place(clobber=self._clobber)
             if not placed:
-                raise OutputExists("exists by now", file=self.path, hint="leave out --no-clobber")
+                raise OutputExists(
+                    "exists by now",
+                    file=self.path,
+                    hint=Words("leave out {}", Param("clobber", False)),
+                )
 
     def _send(self) -> None:
         with contextlib.ExitStack() as stack:
             if self.path == STDOUT:
                 if sys.stdout is None:
-                    raise OutputError("standard output is closed", hint="name a file with -o")
+                    raise OutputError(
+                        "standard output is closed",
+                        hint=Words("name a file with {}", Param("output")),
+                    )
                 sys.stdout.flush()
                 sink = sys.stdout.fileno()
             else:
@@ -250,3 +264,22 @@ class OutputFile(Closing):
     def close(self) -> None:
         """Discard what was not committed."""
         self._file.close()
+
+
+class _Written(ByteSource):
+    """What has been written to an output; the output closes its own file."""
+
+    def __init__(self, out: OutputFile) -> None:
+        self._out = out
+        self.name = out.path
+        self.size = os.fstat(out.fd).st_size
+
+    @property
+    def fd(self) -> int | None:
+        return self._out.fd
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        self._out.read_into(offset, buffer)
+
+    def close(self) -> None:
+        """Leave the file open: it is the output's."""

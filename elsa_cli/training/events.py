@@ -1,4 +1,4 @@
-"""What a training tells while it goes on."""
+"""What a training reports while it runs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class Tick:
 
     Attributes:
         phase: `joint`, or the level that is trained.
-        number: Which phase, from 1.
-        phases: How many there are.
-        epoch: Which epoch of the phase, from 1.
+        number: The phase's number in the run, from 1.
+        phases: Number of phases.
+        epoch: The epoch of the phase, from 1.
         step: Steps done in the phase.
         steps: Steps of the phase.
         done: Steps done in the run.
         total: Steps of the run.
-        loss: Of this step, the mean over the processes.
-        mean_loss: Of this epoch up to here.
+        loss: Loss of this step, the mean over the processes.
+        mean_loss: Mean loss of this epoch so far.
         lr: Learning rate.
     """
 
@@ -41,15 +41,15 @@ class Tick:
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """One phase, done.
+    """One finished phase.
 
     Attributes:
         phase: `joint`, or the level.
         steps: Steps of the optimizer.
         loss: Mean loss of the last epoch, or None without a step.
-        metrics: What the recipe's evaluate gave, empty without one.
-        seconds: Time it took in this process, without what a resumed run did before.
-        without_gradient: Parameters that it trains and that had no gradient in any step.
+        metrics: What the recipe's evaluate returned; empty without one.
+        seconds: Time of the phase in this process, without the runs before a resume.
+        without_gradient: Parameters that it should train and that had no gradient in any step.
     """
 
     phase: str
@@ -61,23 +61,23 @@ class PhaseReport:
 
 
 class Watcher:
-    """Is told what happens; this one does nothing."""
+    """Receives what happens; this one ignores it."""
 
     def stepped(self, tick: Tick) -> None:
-        """Hear of a step."""
+        """Receive a step."""
 
     def epoch_ended(self, tick: Tick) -> None:
-        """Hear that a step was the last of its epoch, or of its phase."""
+        """Receive the last step of an epoch, or of a phase, for a second time."""
 
     def finished(self, report: PhaseReport) -> None:
-        """Hear of a phase that is done."""
+        """Receive the report of a finished phase."""
 
     def noted(self, text: str) -> None:
-        """Hear of something worth a line."""
+        """Receive a line of text for the user."""
 
     def mark(self) -> int:
-        """Return a number to be kept in a save: how much was recorded up to it."""
+        """Return how much was recorded so far, to be kept in a save."""
         return 0
 
     def rewind(self, mark: int) -> None:
-        """Forget what was recorded after a save: it comes again."""
+        """Forget what was recorded after a save: the resumed run records it again."""

@@ -1,4 +1,4 @@
-"""Freezing weights exactly, in anyone's training loop.
+"""Freezing weights exactly, in any training loop.
 
     freeze = FrozenMask(model, masks, frozen).attach(optimizer)
     ...                                     # train as always
@@ -12,13 +12,20 @@ of every held weight are put back after every step. Weights stay plain parameter
 parametrization and no forward hook, and torch.compile, DDP, autocast, GradScaler and any
 optimizer work as they do without it.
 
+On eight weights of one parameter, where 1 in a row means yes:
+
+    masks     1  1  1  1  1  1  0  0      not zero
+    frozen    1  1  1  0  0  0  0  0      keeps its bits
+    trained   0  0  0  1  1  1  0  0      masks and not frozen
+
+The first three keep the bits that they have now, the last two are +0.0; all five are held.
+
 The idea is PackNet's (arXiv 1711.05769) and ELSA's (arXiv 2312.06872).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -39,17 +46,17 @@ class _Held:
     """The held weights of one parameter.
 
     Everything is done on raw bits: AND and OR with masks as wide as the weights are exact for
-    every value, NaN and -0.0 too. What they cost is in docs/step.md.
+    every value, including NaN and -0.0. docs/step.md has their cost.
     """
 
     def __init__(self, model: nn.Module, name: str, train: Tensor, keep: Tensor) -> None:
-        """Zero what is outside `keep` and remember the bits of what is held.
+        """Zero the weights outside `keep`, and remember the bits of held weights.
 
         Args:
             model: The model.
             name: The parameter's name.
-            train: Which weights may change, bool, its shape.
-            keep: Which weights are not zero, bool, its shape.
+            train: Which weights may change: bool, in the parameter's shape.
+            keep: Which weights are not zero: bool, in the parameter's shape.
         """
         self.name = name
         owner, _, self._leaf = name.rpartition(".")
@@ -65,7 +72,7 @@ class _Held:
         self.restore()
 
     def _follow(self, now: Tensor) -> None:
-        """Go to the device that a parameter, or its gradient, is on now.
+        """Move the masks to the device that the parameter, or its gradient, is on now.
 
         Raises:
             FrozenChanged: It has another dtype or shape, in which the held bits mean nothing.
@@ -81,7 +88,7 @@ class _Held:
             self.free, self.bits = self.free.to(now.device), self.bits.to(now.device)
 
     def _find(self) -> None:
-        """Look whether the parameter is still what was frozen.
+        """Check that the model still has the parameter that was frozen.
 
         Raises:
             FrozenChanged: The model has another parameter in its place, or it was converted.
@@ -97,7 +104,7 @@ class _Held:
 
     def clear(self, parameter: Tensor) -> None:
         """Clear the gradient of held weights."""
-        # A sparse gradient (of an embedding) has no bits at held positions to clear one by one.
+        # A sparse gradient (of an embedding) is left as it is: the step's bits are put back anyway.
         if parameter.grad is not None and parameter.grad.layout == torch.strided:
             self._follow(parameter.grad)
             bits_of(parameter.grad).bitwise_and_(self.free)
@@ -108,7 +115,7 @@ class _Held:
         bits_of(self.parameter).bitwise_and_(self.free).bitwise_or_(self.bits)
 
     def changed(self) -> int:
-        """Return how many held weights are not what they were."""
+        """Return how many held weights have other bits than before."""
         self._find()
         now = bits_of(self.parameter).bitwise_and(~self.free)
         return int(torch.count_nonzero(now != self.bits))
@@ -123,7 +130,7 @@ class FrozenMask:
         masks: For each masked parameter, by name, the weights that are not zero: bool, in the
             parameter's shape, of torch or numpy. All others are set to +0.0 and stay there.
         frozen: For each parameter with frozen weights, by name, which weights keep their bits:
-            bool, in the parameter's shape, inside the mask if there is one.
+            bool, in the parameter's shape; inside the mask if it has one.
 
     Raises:
         UsageError: A name is unknown, a shape or dtype is wrong, frozen weights lie outside the
@@ -177,16 +184,15 @@ class FrozenMask:
         self.restore()
 
     def restore(self) -> None:
-        """Put the bits of all held weights back; every step does so by itself."""
+        """Put the bits of all held weights back; after `attach`, every step does so."""
         for held in self._held:
             held.restore()
 
     def check(self) -> None:
-        """Assert that every held weight has the bits it had.
+        """Check that every held weight has the bits it had.
 
         Raises:
-            FrozenChanged: One has not; the message names the parameter and how many changed, or
-                what became of the parameter itself.
+            FrozenChanged: A weight has other bits, or the parameter was replaced or converted.
         """
         for held in self._held:
             changed = held.changed()
@@ -198,21 +204,16 @@ class FrozenMask:
                 )
 
     def detach(self) -> None:
-        """Remove the hooks; the weights are held no longer."""
+        """Remove the hooks; the weights are no longer held."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
     def __enter__(self) -> Self:
-        """Return itself."""
+        """Return this object."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Detach."""
         self.detach()
 
@@ -224,11 +225,11 @@ def _kind(dtype: torch.dtype, shape: torch.Size) -> str:
 def _mask(
     given: Mapping[str, Mask], name: str, parameter: nn.Parameter, *, default: bool
 ) -> Tensor:
-    """Return a mask on the parameter's device, checked."""
-    found = given.get(name)
-    if found is None:
+    """Return a parameter's mask on its device, checked; all `default` if there is none."""
+    value = given.get(name)
+    if value is None:
         return torch.full(parameter.shape, default, dtype=torch.bool, device=parameter.device)
-    mask = found if isinstance(found, Tensor) else _of_numpy(found, name)
+    mask = value if isinstance(value, Tensor) else _of_numpy(value, name)
     if mask.shape != parameter.shape or mask.dtype != torch.bool:
         raise UsageError(
             f"a mask of {mask.dtype} {list(mask.shape)} does not fit the parameter's "
@@ -239,13 +240,13 @@ def _mask(
     return mask.to(parameter.device)
 
 
-def _of_numpy(found: Any, name: str) -> Tensor:
-    """Return an array as a tensor, a copy: it may be read-only or run backwards."""
+def _of_numpy(array: Any, name: str) -> Tensor:
+    """Return a copy of an array as a tensor: it may be read-only, or have negative strides."""
     try:
-        return torch.from_numpy(np.array(found, order="C"))
+        return torch.from_numpy(np.array(array, order="C"))
     except (TypeError, ValueError):
         raise UsageError(
-            f"a mask cannot be a {type(found).__name__} of that kind",
+            f"a mask cannot be a {type(array).__name__} of that kind",
             tensor=name,
             hint="give a tensor or a numpy array of bools",
         ) from None

@@ -1,116 +1,105 @@
-"""The ladder of levels: which stage owns each weight, and what the levels have come to be.
+"""The ladder of levels: which stage trains each tensor, and the state of the levels trained so far.
 
 Stage k trains level k, sparsest first; the last stage is dense. Each prunable weight is owned by
-one stage: the sparsest level that keeps it. So one small integer a weight stands for all masks
-(as in PackNet, arXiv 1711.05769), and masks made from it nest by construction.
+one stage, see `elsa_cli.models.nested`: it is zero before that stage, trained in it, and frozen
+after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from elsa_cli.core.level import DENSE, Level
-from elsa_cli.errors import FrozenChanged, NonFiniteLoss, UsageError
+from elsa_cli.core.level import DENSE
+from elsa_cli.errors import FrozenChanged, NonFiniteLoss, Param, UsageError, Words
+from elsa_cli.models.nested import Nested
 from elsa_cli.models.network import Network, tied_names
 from elsa_cli.models.tensors import State, choose_bits, is_finite, same_bits
 from elsa_cli.training.freeze import FrozenMask
 from elsa_cli.training.options import TrainOptions
 
-__all__ = ["Ladder", "Nested", "owner_of"]
-
-
-@dataclass
-class Nested:
-    """A nested checkpoint in memory, all tensors in their stored dtypes on the CPU.
-
-    Attributes:
-        levels: Stored levels, sparsest first, without dense.
-        values: The dense network.
-        owner: For each prunable tensor the stage that owns each weight, uint8 in its shape;
-            the number of levels stands for dense.
-        own: Per-level tensors by level and name. Levels that are missing begin with those of the
-            next sparser one; once all are trained, dense has its own in `values`.
-    """
-
-    levels: tuple[Level, ...]
-    values: dict[str, Tensor]
-    owner: dict[str, Tensor]
-    own: dict[Level, dict[str, Tensor]] = field(default_factory=dict)
-
-    def state(self, level: Level) -> dict[str, Tensor]:
-        """Return the network of a level."""
-        stage = (*self.levels, DENSE).index(level)
-        state = dict(self.values)
-        for name, owner in self.owner.items():
-            state[name] = choose_bits(owner <= stage, state[name])
-        return state | self.own.get(level, {})
-
-    def masks(self, stage: int) -> dict[str, Tensor]:
-        """Return which weights the level of a stage keeps, bool."""
-        return {name: owner <= stage for name, owner in self.owner.items()}
+__all__ = ["Ladder"]
 
 
 class Ladder:
-    """Puts one level after the other into a model, and takes it out again, done.
+    """Puts one level after the other into a model, and stores it once it is trained.
 
     Args:
-        nested: What is trained; changed in place, valid after every stage.
-        network: The model; matches the checkpoint.
-        options: `init`, `norm` and `freeze`.
+        nested: The network to train; changed in place, valid after every stage.
+        network: The model; it fits the checkpoint (`Network.check`).
+        options: Of these, `init`, `norm` and `freeze` are used.
+
+    Attributes:
+        stages: The level of each stage, sparsest first, dense last.
+        vectors: Names of the parameters of at most one dimension that are not prunable: biases,
+            and the affine part of norms.
+        small: Names of all tensors that may differ by level: vectors and buffers.
+        shared: Names of the other parameters that are not prunable; the first stage trains them.
 
     Raises:
         UsageError: Tied tensors have different masks.
     """
 
     def __init__(self, nested: Nested, network: Network, options: TrainOptions) -> None:
-        """Sort the tensors by how they take part."""
+        """Sort the tensors by the stages that train them."""
         self.nested = nested
         self.network = network
         self.options = options
-        self.stages = (*nested.levels, DENSE)
-        for first, names in tied_names(network.canonical()).items():
-            masks = [nested.owner[name] for name in names if name in nested.owner]
-            if len(masks) not in (0, len([n for n in names if n in nested.values])) or not all(
-                torch.equal(mask, masks[0]) for mask in masks
-            ):
-                raise UsageError(
-                    f"is one tensor under the names {', '.join(names)}, but their masks differ",
-                    tensor=first,
-                    hint="sparsify again with --exclude for these names",
-                )
+        self.stages = nested.stages
+        self._check_tied()
         known = network.slots.keys() & nested.values.keys()
         vectors = [n for n in network.vectors(nested.owner) if n in known]
         buffers = [n for n in network.buffers() if n in known]
         self.vectors = sorted(vectors)
-        self.small = sorted((*vectors, *buffers))  # what may differ by level
-        parameters = network.parameters
-        taken = {*nested.owner, *self.small}
-        self.shared = sorted(n for n in known if n in parameters and n not in taken)
+        self.small = sorted((*vectors, *buffers))
+        shared = (known & network.parameters.keys()) - nested.owner.keys()
+        self.shared = sorted(shared.difference(self.small))
 
-    def masks(self, stage: int) -> dict[str, Tensor]:
-        """Return which weights a stage's level keeps, bool, on the model's device."""
-        return {
-            name: (owner <= stage).to(self.network.slots[name].device)
-            for name, owner in self.nested.owner.items()
-        }
+    def _check_tied(self) -> None:
+        """Raise UsageError unless all stored names of a tied tensor have the same mask, or none."""
+        nested = self.nested
+        for first, names in tied_names(self.network.canonical()).items():
+            stored = [name for name in names if name in nested.values]
+            owners = [nested.owner[name] for name in names if name in nested.owner]
+            same = all(torch.equal(owner, owners[0]) for owner in owners)
+            if len(owners) not in (0, len(stored)) or not same:
+                raise UsageError(
+                    f"is one tensor under the names {', '.join(names)}, but their masks differ",
+                    tensor=first,
+                    hint=Words("sparsify again with {} for these names", Param("exclude")),
+                )
 
     def start_of(self, stage: int) -> dict[str, Tensor]:
-        """Return the per-level tensors that a stage begins with: its own, or the last stage's."""
-        found = {n: self.nested.values[n] for n in self.small}
-        for before in range(stage, -1, -1):
-            own = self.nested.own.get(self.stages[before])
-            if own is not None:
-                found |= own
-                break
-        if self.options.norm != "per-level" and stage:  # one for all levels, the first one's
-            first = self.nested.own.get(self.stages[0], {})
-            names = self.small if self.options.norm == "shared" else self.vectors
-            found |= {n: first[n] for n in names if n in first}
-        return found
+        """Return the per-level tensors that a stage begins with, by name.
+
+        They are those of the stage's level; if it has none yet, those of the nearest sparser level
+        that has some; else those of the dense network. The tensors that one level trains for all
+        are taken from that level instead.
+        """
+        start = {name: self.nested.values[name] for name in self.small}
+        start |= self._nearest(stage)
+        if stage > 0:
+            start |= self._trained_for_all()
+        return start
+
+    def _nearest(self, stage: int) -> Mapping[str, Tensor]:
+        """Return the tensors of a stage's level, or of the nearest sparser level that has some."""
+        for level in reversed(self.stages[: stage + 1]):
+            if level in self.nested.per_level:
+                return self.nested.per_level[level]
+        return {}
+
+    def _trained_for_all(self) -> Mapping[str, Tensor]:
+        """Return the small tensors that the first stage trains for all levels."""
+        names = {
+            "per-level": [],
+            "shared": self.small,
+            "recalibrate": self.vectors,  # running statistics are estimated for each level
+        }[self.options.norm]
+        first = self.nested.per_level.get(self.stages[0], {})
+        return {name: first[name] for name in names if name in first}
 
     def enter(self, stage: int) -> FrozenMask:
         """Put a level into the model, ready to be trained; return what holds its weights."""
@@ -137,19 +126,19 @@ class Ladder:
             return False
         owner = self.nested.owner.get(name)
         if owner is not None:
-            mine = owner == stage if self.options.freeze else owner <= stage
-            return bool(mine.any())
+            trained = owner == stage if self.options.freeze else owner <= stage
+            return bool(trained.any())
         if name in self.vectors:
             return stage == 0 or self.options.norm == "per-level"
         return stage == 0 and name in self.shared
 
     def trainable(self, stage: int) -> dict[str, nn.Parameter]:
         """Return the parameters that a stage trains, each once, under its first name."""
-        found: dict[int, tuple[str, nn.Parameter]] = {}
+        trained: dict[int, tuple[str, nn.Parameter]] = {}
         for name, parameter in self.network.parameters.items():
             if self.trains(name, stage):
-                found.setdefault(id(parameter), (name, parameter))
-        return dict(found.values())
+                trained.setdefault(id(parameter), (name, parameter))
+        return dict(trained.values())
 
     def leave(self, stage: int) -> None:
         """Store a level that is trained, rounded to the checkpoint's dtypes.
@@ -159,42 +148,42 @@ class Ladder:
             NonFiniteLoss: A weight is NaN or infinite.
         """
         nested, network = self.nested, self.network
-        found = network.read((*nested.owner, *self.shared, *self.small))
-        self._check_finite(found, stage)
+        trained = network.read((*nested.owner, *self.shared, *self.small))
+        self._check_finite(trained, stage)
         if self.options.freeze:
-            self._check_frozen(found, stage)
+            self._check_frozen(trained, stage)
         for name, owner in nested.owner.items():
-            nested.values[name] = choose_bits(owner <= stage, found[name], nested.values[name])
+            nested.values[name] = choose_bits(owner <= stage, trained[name], nested.values[name])
         for name in self.shared:
-            nested.values[name] = found[name]
-        nested.own[self.stages[stage]] = {n: found[n] for n in self.small}
+            nested.values[name] = trained[name]
+        nested.per_level[self.stages[stage]] = {name: trained[name] for name in self.small}
         if stage == len(self.stages) - 1:
             self._settle()
 
-    def _check_finite(self, found: State, stage: int) -> None:
-        for name, tensor in found.items():
-            # A buffer may well hold infinities, as attention masks do: if it always did.
+    def _check_finite(self, trained: State, stage: int) -> None:
+        for name, tensor in trained.items():
+            # A buffer may hold infinities, as attention masks do, if it held some before.
             if not is_finite(tensor) and is_finite(self.nested.values[name]):
                 raise NonFiniteLoss(
                     f"has NaN or infinite values in {tensor.dtype} after level "
                     f"{self.stages[stage]}",
                     tensor=name,
-                    hint="lower --lr, or store the checkpoint in a wider dtype",
+                    hint=Words("lower {}, or store the checkpoint in a wider dtype", Param("lr")),
                 )
 
-    def _check_frozen(self, found: State, stage: int) -> None:
-        """Assert, on the bits that are stored, that nothing done has changed."""
+    def _check_frozen(self, trained: State, stage: int) -> None:
+        """Assert, on the bits to be stored, that no weight of an earlier stage has changed."""
         for name, owner in self.nested.owner.items():
-            done = owner < stage
-            before = choose_bits(done, self.nested.values[name])
-            if not same_bits(before, choose_bits(done, found[name])):
+            frozen = owner < stage
+            before = choose_bits(frozen, self.nested.values[name])
+            if not same_bits(before, choose_bits(frozen, trained[name])):
                 raise FrozenChanged(
                     f"frozen weights changed while level {self.stages[stage]} was trained",
                     tensor=name,
                     hint="something but the optimizer wrote to the parameter",
                 )
         for name in self.shared if stage else ():
-            if not same_bits(self.nested.values[name], found[name]):
+            if not same_bits(self.nested.values[name], trained[name]):
                 raise FrozenChanged(
                     f"a shared tensor changed while level {self.stages[stage]} was trained",
                     tensor=name,
@@ -202,23 +191,17 @@ class Ladder:
                 )
 
     def _settle(self) -> None:
-        """Once all is done: dense has its own values, and only what differs is per level."""
-        dense = self.nested.own.pop(DENSE)
+        """Move those of dense into `values`; drop the tensors that are the same for all levels."""
+        dense = self.nested.per_level.pop(DENSE)
         self.nested.values |= dense
-        differ = {
-            name
-            for own in self.nested.own.values()
-            for name, tensor in own.items()
-            if not same_bits(tensor, dense[name])
-        }
+        differing = sorted(
+            {
+                name
+                for tensors in self.nested.per_level.values()
+                for name, tensor in tensors.items()
+                if not same_bits(tensor, dense[name])
+            }
+        )
         for level in self.nested.levels:
-            own = self.nested.own.get(level, {})
-            self.nested.own[level] = {name: own[name] for name in sorted(differ)}
-
-
-def owner_of(masks: Sequence[Tensor]) -> Tensor:
-    """Return the owning stage of each weight, uint8, from nested masks, sparsest first."""
-    owner = torch.zeros(masks[0].shape, dtype=torch.uint8)
-    for mask in masks:
-        owner += ~mask
-    return owner
+            tensors = self.nested.per_level.get(level, {})
+            self.nested.per_level[level] = {name: tensors[name] for name in differing}

@@ -20,10 +20,10 @@ DEFAULT_LR = {"sgd": 0.05, "adamw": 1e-3}
 
 
 def optimizer_name(options: TrainOptions, recipe: Recipe) -> str:
-    """Return which optimizer is used.
+    """Return the name of the optimizer: `sgd`, `adamw` or `recipe`.
 
     Raises:
-        RecipeError: The recipe's is asked for, and there is none.
+        RecipeError: The options name the recipe's optimizer, and it has none.
     """
     if options.optimizer == "recipe":
         recipe.require("optimizer")
@@ -34,9 +34,9 @@ class Optimizing:
     """An optimizer and its learning rate, for one phase.
 
     Args:
-        recipe: Gives the optimizer or the schedule, if the options say so.
-        options: What to use.
-        parameters: What is trained; not empty.
+        recipe: Gives the optimizer or the schedule if the options say so.
+        options: Of these, the optimizer, its settings and the schedule are used.
+        parameters: The parameters to train, at least one.
         lr: Learning rate at the beginning; None for the optimizer's default.
         total: Steps of the phase.
     """
@@ -68,7 +68,11 @@ class Optimizing:
                 group["lr"] = base * factor
 
     def step(self) -> None:
-        """Make a step, and clear the gradients."""
+        """Make a step, and clear the gradients.
+
+        Raises:
+            TrainingError: The optimizer needs a closure.
+        """
         try:
             self.optimizer.step()
         except TypeError as error:  # LBFGS and its like
@@ -79,14 +83,14 @@ class Optimizing:
         self.optimizer.zero_grad(set_to_none=True)
 
     def after(self) -> None:
-        """Let the recipe's schedule go on."""
+        """Move the recipe's schedule on by a step."""
         self._done += 1
         self._advance(1)
 
     def _advance(self, steps: int) -> None:
-        """Let the recipe's schedule make some steps."""
+        """Move the recipe's schedule on by some steps."""
         if self._schedule is not None:
-            with warnings.catch_warnings():  # in the joint phase not all optimizers have had a step
+            with warnings.catch_warnings():  # in the joint phase some optimizers had no step yet
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
                 for _ in range(steps):
                     self._schedule.step()
@@ -98,17 +102,17 @@ class Optimizing:
 
     def state(self) -> dict[str, Any]:
         """Return what a save needs."""
-        found = {
+        state = {
             "optimizer": self.optimizer.state_dict(),
             "done": self._done,
             "total": self._total,
         }
         if hasattr(self._schedule, "state_dict"):
-            found["schedule"] = self._schedule.state_dict()
-        return found
+            state["schedule"] = self._schedule.state_dict()
+        return state
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a save; it may be of a run in which this phase has more or fewer steps."""
+        """Continue from a save; the saved run may have had more or fewer steps in this phase."""
         begins = [group["lr"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         self._done = state["done"] * self._total // state["total"]
@@ -131,7 +135,7 @@ def _make(
                 group["lr"] = lr
         return optimizer
     rate = DEFAULT_LR[name] if lr is None else lr
-    # Decay is for matrices; pulling norms and biases to zero helps nothing.
+    # Weight decay is for matrices: there is no use in pulling norms and biases to zero.
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},

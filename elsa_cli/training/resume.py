@@ -1,4 +1,4 @@
-"""Saves: a run that was interrupted goes on from the last one, and ends with the same bits.
+"""Saves: an interrupted run continues from the last one, and ends with the same bits.
 
 A save is one file beside the output, written whole or not at all, and removed when the output is
 complete.
@@ -9,19 +9,22 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 
-from elsa_cli.errors import InputError, UsageError
+from elsa_cli.errors import InputError, Param, UsageError, Words
 from elsa_cli.storage.output import OutputFile, Policy
+from elsa_cli.training.options import TrainOptions
 
 __all__ = ["ENDING", "Saves"]
 
 ENDING = ".resume"
-VERSION = 2
+VERSION = 3  # facts are named like the parameters
+OPTIONS = frozenset(field.name for field in fields(TrainOptions))
 
 
 class Saves:
@@ -29,14 +32,18 @@ class Saves:
 
     Args:
         output: The output of the run; the save lies beside it.
-        facts: What is trained and how, as text: a save of other facts is refused.
-        machine: On what it is trained, as text; bits depend on it, but the training does not.
+        facts: What is trained and how, as text by name; a save with other facts is refused.
+        machine: What the bits of the result depend on besides, as text by name: a save with other
+            values is used, and the difference is noted.
+
+    Attributes:
+        path: The file of the save.
     """
 
     def __init__(
         self, output: str, facts: Mapping[str, str], machine: Mapping[str, str] | None = None
     ) -> None:
-        """Keep the names."""
+        """Remember where the save lies; nothing is read or written."""
         self.path = output + ENDING
         self._facts = dict(facts)
         self._machine = dict(machine or {})
@@ -47,12 +54,12 @@ class Saves:
         return os.path.exists(self.path)
 
     def refuse_leftover(self) -> None:
-        """Raise UsageError if there is a save, lest a new run throws it away."""
+        """Raise UsageError if there is a save, so that a new run does not overwrite it."""
         if self.exists:
             raise UsageError(
                 "is the save of an interrupted run",
                 file=self.path,
-                hint="add --resume to go on with it, or delete it",
+                hint=Words("add {} to continue it, or delete it", Param("resume", True)),
             )
 
     def write(self, state: Mapping[str, Any]) -> None:
@@ -78,14 +85,14 @@ class Saves:
         if not self.exists:
             return None
         try:
-            with zipfile.ZipFile(self.path) as parts:  # which torch does not check
+            with zipfile.ZipFile(self.path) as parts:  # torch does not check the checksums
                 damaged = parts.testzip()
             if damaged is not None:
                 raise ValueError(f"{damaged} has another checksum")
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             facts, version = state["facts"], state["version"]
             differ = _differences(facts, self._facts) if version == VERSION else []
-        except Exception as error:  # whatever damaged bytes make of a pickle
+        except Exception as error:  # damaged bytes in a pickle may raise anything
             raise self._damaged(error) from error
         if version != VERSION:
             raise InputError(
@@ -93,23 +100,25 @@ class Saves:
             )
         if differ:
             raise UsageError(
-                f"is the save of another run: {'; '.join(differ)}",
+                Words("is the save of another run: {}", _joined(differ)),
                 file=self.path,
-                hint="use the same options, or delete it to begin anew",
+                hint="use the same options, or delete it to start from the beginning",
             )
         return state
 
     def elsewhere(self, state: Mapping[str, Any]) -> list[str]:
-        """Return a line if a save was written on something else than this run is trained on."""
+        """Return a line if a save was written on another machine than this run is trained on."""
         differ = _differences(state["machine"], self._machine)
         return [
-            f"{'; '.join(differ)}: the bits may not be those of a run without interruption"
+            Words("{}: the bits may differ from those of an uninterrupted run", _joined(differ))
         ] * bool(differ)
 
     def _damaged(self, error: Exception) -> InputError:
         reason = str(error).split("\n")[0][:100]
         return InputError(
-            f"cannot be read ({reason})", file=self.path, hint="delete it to begin anew"
+            f"cannot be read ({reason})",
+            file=self.path,
+            hint="delete it to start from the beginning",
         )
 
     def remove(self) -> None:
@@ -119,7 +128,7 @@ class Saves:
 
 
 def _plain(value: Any) -> Any:
-    """Return a state with Python's own numbers for numpy's, which would not be read again."""
+    """Return a state with numpy's numbers as Python's: `torch.load` refuses numpy's."""
     if isinstance(value, np.generic):
         return value.item()
     if type(value) is dict:
@@ -130,9 +139,19 @@ def _plain(value: Any) -> Any:
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return what was otherwise when a save was written."""
+    """Return the differences between a save's facts and those of this run, as text."""
     return [
-        f"{name} was {before.get(name)}, is {now.get(name)}"
+        Words(
+            "{} was {}, is {}",
+            Param(name) if name in OPTIONS else name,
+            before.get(name),
+            now.get(name),
+        )
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
     ]
+
+
+def _joined(texts: Sequence[str]) -> Words:
+    """Return texts with semicolons between them."""
+    return Words("; ".join(["{}"] * len(texts)), *texts)

@@ -1,4 +1,4 @@
-"""One step of training: what the stages and the joint phase have in common, and the stages."""
+"""One step of training: the parts that the stages and the joint phase share."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elsa_cli.errors import NonFiniteLoss
+from elsa_cli.errors import NonFiniteLoss, Param, Words
 from elsa_cli.models.data import to_device
 from elsa_cli.models.distributed import Group, is_peer_error
-from elsa_cli.models.norms import recalibrate
 from elsa_cli.models.recipe import Recipe
 from elsa_cli.models.seeds import seed_everything, seed_of
 from elsa_cli.models.tensors import is_finite
@@ -23,12 +22,20 @@ from elsa_cli.training.ladder import Ladder
 from elsa_cli.training.optimizing import Optimizing
 from elsa_cli.training.options import TrainOptions
 
-__all__ = ["Setup", "StageStepper", "Stepper"]
+__all__ = ["Setup", "Stepper"]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What every phase of a run works with."""
+    """Everything that the phases of a run work with.
+
+    Attributes:
+        recipe: Data, loss, and perhaps an optimizer.
+        ladder: The levels and the model.
+        options: How to train.
+        group: The processes.
+        device: Where this process computes.
+    """
 
     recipe: Recipe
     ladder: Ladder
@@ -42,11 +49,14 @@ class Stepper(ABC):
 
     Args:
         setup: The run.
-        phase: Number of the phase.
+        phase: Index of the phase; random numbers depend on it.
+
+    Attributes:
+        watch: Which trained parameters have had a gradient.
     """
 
     def __init__(self, setup: Setup, phase: int) -> None:
-        """Keep the run."""
+        """Begin with nothing to train."""
         self.setup = setup
         self.network = setup.ladder.network
         self.watch = GradientWatch({}, ())
@@ -55,7 +65,11 @@ class Stepper(ABC):
         self._parameters: list[nn.Parameter] = []
 
     def _begin(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Make the model ready to train parameters, each given once by name."""
+        """Make the model ready to train.
+
+        Args:
+            parameters: What is trained, each parameter once, by name.
+        """
         model = self.network.model
         self.setup.group.broadcast((*model.parameters(), *model.buffers()))
         self._parameters = list(parameters.values())
@@ -64,21 +78,27 @@ class Stepper(ABC):
             self._model = torch.compile(model)  # type: ignore[assignment]
 
     def _backward(self, batches: Sequence[Any], step: int) -> Tensor:
-        """Add up the gradients of the mean loss of some batches in each process; return that loss.
+        """Accumulate the gradient of the mean loss of some batches; return that loss.
 
-        Gradients are averaged over the processes; the loss is this one's.
+        Gradients are averaged over the processes; the loss, 0-d on the device, is that of this
+        process alone.
+
+        Args:
+            batches: The batches of this process.
+            step: The step, from 0; random numbers depend on it.
         """
         setup = self.setup
         group, seed = setup.group, setup.options.seed
         total = torch.zeros((), device=setup.device)
-        group.broadcast(self.network.model.buffers())  # what each has made of its own batches
-        for at, batch in enumerate(batches):
-            # By the batch's number among all that make the step, on whichever process it is.
-            seed_everything(seed_of(seed, self._phase, "step", step, at * group.size + group.rank))
+        group.broadcast(self.network.model.buffers())  # each process has updated them differently
+        for index, batch in enumerate(batches):
+            # The seed depends on the batch's index in the step, whatever process computes it.
+            in_step = index * group.size + group.rank
+            seed_everything(seed_of(seed, self._phase, "step", step, in_step))
             with self._autocast():
                 loss = setup.recipe.loss(self._model, to_device(batch, setup.device))
             share = loss / len(batches)
-            if share.requires_grad:  # unless all that is trained is left out of this batch
+            if share.requires_grad:  # unless this batch uses no trained parameter
                 try:
                     share.backward()  # type: ignore[no-untyped-call]
                 except Exception as error:
@@ -118,87 +138,22 @@ class Stepper(ABC):
 
     @abstractmethod
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from such a save."""
+        """Continue from such a save."""
 
     @abstractmethod
     def finish(self) -> None:
-        """End the phase: store what it came to."""
+        """Store the result of the phase."""
 
     def _share_buffers(self) -> None:
-        """Give every process the first one's buffers: each has seen batches of its own."""
+        """Replace the buffers of every process by those of the first: each saw other batches."""
         self.setup.group.broadcast(self.network.slots[n] for n in self.network.buffers())
 
     def check_finite(self) -> None:
-        """Raise NonFiniteLoss if a weight is not finite, lest that be saved."""
+        """Raise NonFiniteLoss if a weight is not finite, so that no such weight is saved."""
         for name, parameter in self.network.parameters.items():
             if not is_finite(parameter.detach()):
                 raise NonFiniteLoss(
-                    "has NaN or infinite values", tensor=name, hint="lower --lr, or use --clip-norm"
+                    "has NaN or infinite values",
+                    tensor=name,
+                    hint=Words("lower {}, or use {}", Param("lr"), Param("clip_norm")),
                 )
-
-
-class StageStepper(Stepper):
-    """Trains one level around those that are done.
-
-    Args:
-        setup: The run.
-        phase: Number of the phase.
-        stage: Which level.
-        lr: Its learning rate, or None for the optimizer's default.
-        total: Its steps.
-    """
-
-    def __init__(self, setup: Setup, phase: int, stage: int, lr: float | None, total: int) -> None:
-        """Put the level into the model."""
-        super().__init__(setup, phase)
-        self._stage = stage
-        self._freeze = setup.ladder.enter(stage)
-        parameters = setup.ladder.trainable(stage)
-        self._optimizing: Optimizing | None = None
-        if parameters and total:
-            trained = list(parameters.values())
-            self._optimizing = Optimizing(setup.recipe, setup.options, trained, lr, total)
-            self._freeze.attach(self._optimizing.optimizer)
-            self._begin(parameters)
-        self.network.train()
-        if setup.options.norm == "shared" and stage:
-            for norm in self.network.norms():
-                norm.eval()  # what the first level has estimated stays
-
-    def step(self, batches: Sequence[Any], step: int) -> Tensor:
-        """Make a step, counted from 0; return the loss, 0-d on the device."""
-        if self._optimizing is None:  # the shell is empty, and norms are shared
-            return torch.zeros((), device=self.setup.device)
-        self._optimizing.before(step)
-        loss = self._backward(batches, step)
-        self._clip(self._parameters)
-        self._optimize(self._optimizing)
-        self._optimizing.after()
-        return loss
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the last step."""
-        return self._optimizing.lr if self._optimizing else 0.0
-
-    def state(self) -> dict[str, Any]:
-        """Return what a save in the middle of the stage needs."""
-        found: dict[str, Any] = {"model": self.network.live(self.network.slots)}
-        if self._optimizing:
-            found |= self._optimizing.state()
-        return found
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from such a save."""
-        self.network.load(state["model"])
-        if self._optimizing:
-            self._optimizing.load(dict(state))
-
-    def finish(self) -> None:
-        """Check that nothing done has changed, and store the level."""
-        self._freeze.check()
-        self._freeze.detach()
-        if self.setup.options.norm == "recalibrate":
-            recalibrate(self.setup.recipe, self.network, self.setup.device)
-        self._share_buffers()
-        self.setup.ladder.leave(self._stage)

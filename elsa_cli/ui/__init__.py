@@ -1,4 +1,4 @@
-"""What people see, all of it on standard error: tables, lines, progress bars."""
+"""Tables, lines and progress bars, all of them on standard error."""
 
 from elsa_cli.text import listed
 from elsa_cli.ui.numbers import count, percent, size

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from elsa_cli.errors import ElsaError, UsageError
+from elsa_cli.core.packages import require
+from elsa_cli.errors import UsageError
 from elsa_cli.storage.output import OutputFile, Policy
 from elsa_cli.text import printable
 
@@ -23,17 +24,14 @@ def check_plot(path: str) -> None:
     Raises:
         UsageError: The ending of the name is unknown.
         OutputError: The file cannot be written.
-        ElsaError: matplotlib is missing.
+        MissingPackage: matplotlib is not installed.
     """
     if os.path.splitext(path)[1].lower() not in ENDINGS:
-        raise UsageError("is no kind of picture", file=path, hint=f"use {', '.join(ENDINGS)}")
+        raise UsageError(
+            "is not a supported picture format", file=path, hint=f"use {', '.join(ENDINGS)}"
+        )
     Policy().check(path)
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ElsaError(
-            "plots need matplotlib, which is not installed", hint="pip install 'elsa-cli[plot]'"
-        ) from error
+    require("matplotlib", "plot", who="plots need")
 
 
 def draw_levels(path: str, report: EvaluateReport) -> None:

@@ -1,4 +1,4 @@
-"""What moves while a command works, on a terminal only; rich is imported when it is drawn."""
+"""Progress bars and lines, on a terminal only; rich is imported when one is drawn."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Bar:
         self._task: Any = None
 
     def __call__(self, done: int, total: int | None = None) -> None:
-        """Add `done` bytes; `total` begins a stage of so many bytes."""
+        """Add `done` bytes; `total` begins a stage of `total` bytes."""
         if not self._shown:
             return
         with self._lock:

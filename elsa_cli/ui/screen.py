@@ -16,7 +16,7 @@ from elsa_cli.ui.progress import Bar, TrainingLine
 
 __all__ = ["Screen", "highlight"]
 
-MOST_ROWS = 40  # of a table on a terminal, where what scrolled away is lost
+MOST_ROWS = 40  # rows of a table on a terminal, where lines that scroll away are lost
 PLAIN_TERMINALS = ("dumb", "unknown")  # as in rich
 
 
@@ -47,7 +47,7 @@ def _bold(text: str) -> str:
 class Screen:
     """Standard error, as one run may use it.
 
-    What it is told may come from a file; nothing in it can steer the terminal.
+    Texts may come from a file; escapes keep them from steering the terminal.
 
     Args:
         quiet: Show nothing but errors.
@@ -104,7 +104,7 @@ class Screen:
             click.echo(highlight("Warning: ", "yellow") + printable(text), err=True)
 
     def problem(self, text: str) -> None:
-        """Show a line that belongs to an error, so even if all else is not to be shown."""
+        """Show a line that belongs to an error, also under `--quiet`."""
         click.echo(printable(text), err=True)
 
     def _draws(self) -> bool:

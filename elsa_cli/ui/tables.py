@@ -1,4 +1,4 @@
-"""Tables as text, in time linear in their rows: rich takes a hundred times as long for each."""
+"""Tables as text, in time linear in their rows: rich takes a hundred times as long for a row."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def draw(
         columns: Their names.
         rows: Their cells; whatever is not printable is shown as an escape.
         title: A line above.
-        width: Columns of the screen; names are broken where they do not fit. None: there is room.
-        gap: After so many rows, a line that says what is left out there.
+        width: Columns of the screen; names are broken where they do not fit. None: any width fits.
+        gap: The number of rows after which rows are left out, and a line that says so.
         bold: Makes a text bold.
         rule: The character of the line below the names.
         texts: Names of further columns that are text.

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "model.safetensors")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=Path, help="go on with this network")
+    parser.add_argument("--start", type=Path, help="continue training this network")
     parser.add_argument("--lr", type=float, default=LEARNING_RATE)
     options = parser.parse_args()
 

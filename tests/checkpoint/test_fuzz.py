@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.errors import InputError, MalformedFile
 from elsa_cli.storage.container import Container
-from tests.networks import edit, make, manifest_of, read_level, widen, write_nested, write_pack
+from tests.networks import (
+    edit,
+    make,
+    manifest_of,
+    masks_of,
+    read_level,
+    widen,
+    write_nested,
+    write_pack,
+)
 
 NET = make(
     "fuzz",
@@ -38,7 +47,7 @@ def read_everything(path: Path) -> None:
                 assert data is not None
                 assert shape is not None
         for at in range(len(opened.manifest.tensors)):
-            for _ in opened.masks(at):
+            for _ in masks_of(opened, at):
                 pass
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.commands.forkserver import Server
+from tests.commands.forkserver import Server, shared
 from tests.helpers import elsa
 from tests.operations.models import network, save
 
@@ -50,8 +49,6 @@ def sparse(made: Path) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Server:
     """A process that has torch already and runs command lines in forks."""
-    running = Server(tmp_path_factory.mktemp("server"))
-    yield running
-    running.close()
+    return shared("torch")

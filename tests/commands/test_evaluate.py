@@ -11,7 +11,7 @@ import pytest
 from elsa_cli import inspect, load_level
 from elsa_cli.models.recipe import Recipe
 from tests.commands.forkserver import Server
-from tests.commands.shell import names, one_line
+from tests.commands.shell import BESIDE, names, one_line
 from tests.commands.tiny import LEVELS, RECIPE, changed, write_model, write_recipe
 
 torch = pytest.importorskip("torch")
@@ -89,7 +89,12 @@ def test_pictures(server: Server, tmp_path: Path, name: str, magic: bytes) -> No
             r"recipe.py: evaluate gave a tup",
         ),
         (RECIPE, ("--level", "0.6"), 1, r"model.elsa.safetensors: level 0.6 is not stored; stored"),
-        (RECIPE, ("--plot", "plot.gif"), 2, r"plot.gif: is no kind of picture; use .png, .svg"),
+        (
+            RECIPE,
+            ("--plot", "plot.gif"),
+            2,
+            r"plot.gif: is not a supported picture format; use .png, .svg",
+        ),
         (RECIPE, ("--plot", "no/p.png"), 1, r"no/p.png: its folder does not exist"),
         (RECIPE, ("--device", "abacus"), 2, r"--device abacus cannot be used"),
         (
@@ -122,7 +127,7 @@ def test_a_plot_without_matplotlib(tmp_path: Path) -> None:
 
     write_model(tmp_path)
     (tmp_path / "matplotlib.py").write_text("raise ImportError('none')")
-    done = elsa(*LINE, "--plot", "p.png", cwd=tmp_path, env={"PYTHONPATH": "."})
+    done = elsa(*LINE, "--plot", "p.png", cwd=tmp_path, env=BESIDE)
     assert (done.returncode, one_line(done.stderr)) == (
         1,
         "Error: plots need matplotlib, which is not installed; pip install 'elsa-cli[plot]'",

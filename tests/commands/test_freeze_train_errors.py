@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.forkserver import Server
-from tests.commands.shell import names, one_line
+from tests.commands.shell import BESIDE, names, one_line
 from tests.commands.tiny import RECIPE, changed, write_model, write_recipe
 from tests.helpers import elsa, read_safetensors, write_safetensors
 
@@ -106,7 +106,7 @@ def test_recipes_that_cannot_be_used(server: Server, tmp_path: Path, name: str) 
         (("--lr", "much"), 2, r"--lr much: not numbers with commas"),
         (("--steps", "1.5"), 2, r"--steps 1.5: not whole numbers"),
         (("--epochs", "1", "--steps", "1"), 2, r"--epochs and --steps both say how long"),
-        (("--lr", "-1"), 2, r"--lr -1.0 is not a length or a rate"),
+        (("--lr", "-1"), 2, r"--lr -1.0 is negative or not finite"),
         (
             ("--init", "zero"),
             2,
@@ -115,7 +115,7 @@ def test_recipes_that_cannot_be_used(server: Server, tmp_path: Path, name: str) 
         (
             ("--reselect", "--joint-epochs", "0"),
             2,
-            r"--reselect chooses after the joint phase; leave out --joint-epochs 0",
+            r"--reselect chooses masks after the joint phase; leave out --joint-epochs 0",
         ),
         (("--levels", "0.5"), 2, r"model.elsa.safetensors: has its levels already; leave out"),
         (("--include", "0.*"), 2, r"--include, --exclude and --role choose .* add --levels"),
@@ -124,7 +124,7 @@ def test_recipes_that_cannot_be_used(server: Server, tmp_path: Path, name: str) 
             2,
             r"recipe recipe.py has no option 'hiden'; its options are: batch, ",
         ),
-        (("--set", "hidden=x"), 2, r"--set hidden=x: not a int"),
+        (("--set", "hidden=x"), 2, r"--set hidden=x is not a whole number"),
         (("--optimizer", "recipe"), 1, r"recipe.py: has no function optimizer; define optimizer\("),
         (("--schedule", "recipe"), 1, r"recipe.py: has no function schedule; define schedule\("),
         (("--log-every", "3"), 2, r"--log-every needs a file; add --log"),
@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_a_number_keeps_the_last_save(server: Server, tmp_pat
     write_recipe(tmp_path)  # mended
     again = server.run(*line, "--resume", cwd=tmp_path)
     assert again.code == 0, again.err
-    assert "going on from the save at step 10 of 40" in again.err
+    assert "continuing from the save at step 10 of 40" in again.err
     assert "the recipe has changed since the save" in again.err
     whole = server.run(*line, "-o", "whole", cwd=tmp_path)
     assert whole.code == 0
@@ -233,12 +233,10 @@ def test_without_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
     (tmp_path / "recipe.py").write_text("")
     for command in ("freeze-train", "evaluate"):
-        done = elsa(
-            command, "--recipe", "recipe.py", "--help", cwd=tmp_path, env={"PYTHONPATH": "."}
-        )
+        done = elsa(command, "--recipe", "recipe.py", "--help", cwd=tmp_path, env=BESIDE)
         assert done.returncode == 0
-        done = elsa(command, "x", "--recipe", "recipe.py", cwd=tmp_path, env={"PYTHONPATH": "."})
+        done = elsa(command, "x", "--recipe", "recipe.py", cwd=tmp_path, env=BESIDE)
         assert (done.returncode, one_line(done.stderr)) == (
             1,
-            "Error: training needs torch, which is not installed; pip install 'elsa-cli[train]'",
+            "Error: this needs torch, which is not installed; pip install 'elsa-cli[train]'",
         )

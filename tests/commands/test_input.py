@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -14,19 +15,22 @@ from elsa_cli.commands import _input
 from elsa_cli.commands._input import open_input, open_optional
 from elsa_cli.errors import ElsaError, InputError, UsageError
 from elsa_cli.ui import Screen
-from tests.commands.shell import ELSA, names, one_line, sh
+from tests.commands import shell
+from tests.commands.forkserver import shared
+from tests.commands.shell import names, one_line
 from tests.helpers import elsa, write_raw
 
 NESTED = "model.elsa.safetensors"
 EXTRACT = "elsa extract --level 0.9"
+sh = functools.partial(shell.sh, kind="light")
 
 
-def script(text: str, folder: Path, shell: str) -> subprocess.CompletedProcess[str]:
+def script(text: str, folder: Path, name: str) -> subprocess.CompletedProcess[str]:
     """Run a script that a shell reads from standard input."""
-    (folder / "script").write_text(f'elsa() {{ {ELSA} "$@"; }}\n{text}')
+    (folder / "script").write_text(f'elsa() {{ {shared("light").shell} "$@"; }}\n{text}')
     with (folder / "script").open() as file:
         return subprocess.run(
-            [shell], stdin=file, capture_output=True, text=True, cwd=folder, check=False
+            [name], stdin=file, capture_output=True, text=True, cwd=folder, check=False
         )
 
 
@@ -92,11 +96,11 @@ def test_a_loop_over_the_lines_of_a_pipe(folder: Path) -> None:
     before = names(folder)
     done = sh(f"printf 'out-1\\nout-2\\n' | while read x; do {EXTRACT} -o $x; done", folder)
     error = one_line(done.stderr)
-    assert "out-2: does not exist; this is what standard input says; name a checkpoint" in error
+    assert "out-2: does not exist; standard input gave this name; name a checkpoint" in error
     done = sh(f"printf '\\n%s\\n%s\\n' {NESTED} out-2 | (read x; {EXTRACT} -o $x-)", folder)
     error = one_line(done.stderr)
     assert "neither a safetensors file nor one path: it has more lines, the first is" in error
-    assert f"'{NESTED}' ({len(NESTED) + 2} bytes of it were taken)" in error
+    assert f"'{NESTED}' ({len(NESTED) + 2} bytes were read from it)" in error
     done = sh(f"echo out-1 | while read x; do {EXTRACT} -o $x; done", folder)
     assert "standard input is an empty pipe" in one_line(done.stderr)
     assert names(folder) == before
@@ -116,8 +120,8 @@ def test_no_more_of_a_pipe_is_taken_than_has_to_be(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code", "message"),
     [
-        (b"none.safetensors\n", 1, "none.safetensors: does not exist; this is what standard"),
-        (b"folder\n", 1, "folder: is a folder; this is what standard input says"),
+        (b"none.safetensors\n", 1, "none.safetensors: does not exist; standard input gave"),
+        (b"folder\n", 1, "folder: is a folder; standard input gave this name"),
         (b"model.safetensors\nmodel.safetensors\n", 2, "it has more lines, the first is 'model.s"),
         (b"\n" * 100, 2, "neither a safetensors file nor one path; pipe"),
         (b"\nmodel.safetensors\n", 2, "neither a safetensors file nor one path"),
@@ -137,8 +141,8 @@ def test_a_file_that_is_no_checkpoint_stays_where_it_was(
         assert (done.returncode, done.stdout) == (code, b"")
         error = one_line(done.stderr)
         assert message in error
-        assert ("left alone" in error) == (not argument)
-        assert "were taken" not in error
+        assert ("to leave standard input alone" in error) == (not argument)
+        assert "were read" not in error
         assert file.tell() == 0
 
 
@@ -292,9 +296,7 @@ def test_an_optional_checkpoint_is_never_looked_for(pipe: Pipe) -> None:
     with open_optional(None, pipe.screen) as found:
         assert found is None
     with (
-        pytest.raises(
-            ElsaError, match=r"0\.003: does not exist; this is what standard input says$"
-        ),
+        pytest.raises(ElsaError, match=r"0\.003: does not exist; standard input gave this name$"),
         open_optional("-", pipe.screen),
     ):
         pass
@@ -308,14 +310,14 @@ def test_a_loop_over_trainings_of_a_new_model(tmp_path: Path) -> None:
     write_recipe(tmp_path)
     train = "elsa freeze-train --levels 0.5 --recipe recipe.py --steps 1 -q"
     loop = f"printf '0.01\\n0.003\\n' | while read lr; do {train} --lr $lr -o $lr.safetensors; done"
-    done = sh(loop, tmp_path)
+    done = sh(loop, tmp_path, kind="torch")
     assert (done.returncode, done.stdout) == (0, "0.01.safetensors\n0.003.safetensors\n"), done
     assert (tmp_path / "0.01.safetensors").read_bytes() != (
         tmp_path / "0.003.safetensors"
     ).read_bytes()
     (tmp_path / "lines").write_text("x\nnext\n")
     again = f"(read x; {train} 0.01.safetensors --steps 0; read y; echo $y) < lines"
-    done = sh(again.replace("--levels 0.5 ", ""), tmp_path)
+    done = sh(again.replace("--levels 0.5 ", ""), tmp_path, kind="torch")
     assert done.stdout == "0.01.trained.elsa.safetensors\nnext\n", done.stderr
 
 
@@ -325,7 +327,7 @@ def test_a_hyphen_gives_a_training_its_checkpoint(tmp_path: Path) -> None:
 
     write_model(tmp_path)
     train = "elsa freeze-train - --levels 0.5 --recipe recipe.py --steps 1 -q"
-    done = sh(f"echo model.safetensors | {train}", tmp_path)
+    done = sh(f"echo model.safetensors | {train}", tmp_path, kind="torch")
     assert (done.returncode, done.stdout) == (0, "model.trained.elsa.safetensors\n"), done.stderr
-    done = sh(f"true | {train}", tmp_path)
+    done = sh(f"true | {train}", tmp_path, kind="torch")
     assert "standard input is empty" in one_line(done.stderr)

@@ -6,14 +6,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.commands.forkserver import Running, shared
 from tests.commands.shell import names
 from tests.helpers import Tensor, write_safetensors
 
@@ -25,21 +24,16 @@ LINES = {
 }
 
 
-def finish(process: subprocess.Popen[bytes]) -> None:
+def finish(process: Running) -> None:
     """Wait for a run that nobody kills."""
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    done = process.finish()
+    assert done.returncode == 0, done.stderr
 
 
-def start(command: str, folder: Path, output: str = "out/file") -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "elsa_cli", command, *LINES[command], "-o", output, "-q"],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(folder / "out")},
-    )
+def start(command: str, folder: Path, output: str = "out/file") -> Running:
+    """Start a process that has imported everything: all of its time is work on the file."""
+    line = (command, *LINES[command], "-o", output, "-q")
+    return shared("light").start(*line, cwd=folder, env={"TMPDIR": str(folder / "out")})
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +69,10 @@ def test_killed_at_any_moment(command: str, there: bool, folder: Path) -> None:
         # More often late, when there is something to leave behind.
         moment = whole * moments.uniform(0.3, 1.05)
         process = start(command, folder)
-        try:
-            process.wait(timeout=moment)
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        if not process.wait(moment):
+            os.kill(process.pid, number)
+        done = process.finish()
+        err = done.stderr
         left = names(folder / "out")
         if number == signal.SIGKILL and not hasattr(os, "O_TMPFILE"):
             # Nothing else can be done for a file that has a name from the start.
@@ -87,5 +80,5 @@ def test_killed_at_any_moment(command: str, there: bool, folder: Path) -> None:
         assert left in ([["file"]] if there else [[], ["file"]]), err
         if out.exists():
             assert out.read_bytes() in ([old, new] if there else [new]), err
-        if process.returncode == 0:
+        if done.returncode == 0:
             assert out.read_bytes() == new

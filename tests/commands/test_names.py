@@ -145,10 +145,12 @@ SHOWN = r"m\xff\x1b[2Jé.elsa.safetensors"
 
 
 def run(folder: Path, *args: str | bytes, env: dict[str, str] | None = None) -> Any:
+    if not env:
+        return elsa(*map(os.fsdecode, args), cwd=folder)
     return subprocess.run(
         [sys.executable, "-m", "elsa_cli", *args],
         cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-        env={**os.environ, **(env or {})},
+        env={**os.environ, **env},
     )  # fmt: skip
 
 
@@ -174,10 +176,7 @@ def test_paths_that_are_no_text(env: dict[str, str], odd: Path, tmp_path: Path) 
     assert refused.returncode == 1
     assert b"\x1b" not in refused.stderr
     assert b"m\\xff\\x1b[2J" in refused.stderr
-    piped = subprocess.run(
-        [sys.executable, "-m", "elsa_cli", "verify"],
-        cwd=tmp_path, input=first.stdout, capture_output=True, check=False,
-    )  # fmt: skip
+    piped = elsa("verify", cwd=tmp_path, stdin=first.stdout)
     assert (piped.returncode, piped.stdout) == (0, NESTED + b"\n"), piped.stderr
 
 

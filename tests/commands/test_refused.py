@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.commands.forkserver import Server
+from tests.commands.forkserver import Server, shared
 from tests.commands.shell import ELSA, names, one_line, sh
 from tests.helpers import Tensor, elsa, write_safetensors
-from tests.refusing import CALLS, ROOT, WITHOUT, refused, supported
+from tests.refusing import CALLS, ROOT, WITHOUT, supported
 
 LINES = {
     "sparsify": "sparsify {in}/model --levels 0.5,0.9",
@@ -80,21 +80,16 @@ def check(
     output: str,
     made: Path,
     folder: Path,
-    start: Sequence[str],
-    env: Mapping[str, str],
+    server: Server,
     *,
     fails: bool = False,
-    server: Server | None = None,
     refuse: tuple[str, int] | None = None,
 ) -> None:
     """Run a line with some kind of output; look at the output and at what is left beside it."""
 
     def run_line() -> tuple[int, bytes, bytes]:
-        if server is None:
-            done = run(start, arguments, env, folder)
-            return done.returncode, done.stdout, done.stderr
-        forked = server.run(*arguments, cwd=folder, refuse=refuse)  # starts in no time
-        return forked.code, forked.out.encode(), forked.err.encode()
+        done = server.call(*arguments, cwd=folder, refuse=refuse)
+        return done.returncode, done.stdout, done.stderr
 
     out = folder / "out"
     arguments = [*words(line, made), "-o", "out"]
@@ -135,9 +130,7 @@ needs_filters = pytest.mark.skipif(not supported(), reason="filters are written 
 @needs_filters
 @pytest.mark.parametrize("number", ERRNOS)
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_that_is_refused(
-    call: str, number: str, made: Path, tmp_path: Path, server: Server
-) -> None:
+def test_a_call_that_is_refused(call: str, number: str, made: Path, tmp_path: Path) -> None:
     # Every command and every kind of output comes up with every call, if not with every errno.
     turn = ERRNOS.index(number) + 3 * list(CALLS).index(call)
     line = list(LINES)[turn % len(LINES)]
@@ -145,7 +138,7 @@ def test_a_call_that_is_refused(
     asked = call != "ftruncate" or line in ("pack", "bundle")
     refuse = (call, getattr(errno, number))
     fails = asked and number in REAL.get(call, set())
-    check(line, output, made, tmp_path, [], {}, fails=fails, server=server, refuse=refuse)
+    check(line, output, made, tmp_path, shared("light"), fails=fails, refuse=refuse)
 
 
 @needs_filters
@@ -154,7 +147,8 @@ def test_a_call_that_is_refused(
 def test_a_container_that_refuses_to_link(
     line: str, output: str, made: Path, tmp_path: Path
 ) -> None:
-    check(line, output, made, tmp_path, refused("link and linkat", errno.EPERM), {})
+    refuse = ("link and linkat", errno.EPERM)
+    check(line, output, made, tmp_path, shared("light"), refuse=refuse)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -162,7 +156,7 @@ def test_a_container_that_refuses_to_link(
 def test_a_system_that_lacks_the_newer_calls(
     line: str, output: str, made: Path, tmp_path: Path
 ) -> None:
-    check(line, output, made, tmp_path, [sys.executable, "-m", "elsa_cli"], WITHOUT)
+    check(line, output, made, tmp_path, shared("without"))
 
 
 def test_the_newer_calls_are_really_gone(tmp_path: Path) -> None:

@@ -87,14 +87,14 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert stopped.code == 128 + number, stopped.err
     assert re.search(
         r"^Error: interrupted after 40 of 72 steps, which are saved in out.resume; "
-        r"the same command with --resume goes on from there$",
+        r"start it again with --resume to continue from there$",
         one_line(stopped.err),
     )
     assert not (tmp_path / "out").exists()
     forgotten = server.run(*line, cwd=tmp_path)
     assert forgotten.code == 2
     assert one_line(forgotten.err) == (
-        "Error: out.resume: is the save of an interrupted run; add --resume to go on with it, or "
+        "Error: out.resume: is the save of an interrupted run; add --resume to continue it, or "
         "delete it"
     )
     other = server.run(*line, "--resume", "--lr", "0.5", "--set", "hidden=24", cwd=tmp_path)
@@ -112,7 +112,8 @@ def test_a_damaged_save(server: Server, tmp_path: Path) -> None:
     done = server.run(*LINE, "--resume", "-q", cwd=tmp_path)
     assert done.code == 1
     assert re.search(
-        r"^Error: out.resume: cannot be read \(.*\); delete it to begin anew$", one_line(done.err)
+        r"^Error: out.resume: cannot be read \(.*\); delete it to start from the beginning$",
+        one_line(done.err),
     )
     assert (tmp_path / "out.resume").read_bytes() == b"not a save"
 
@@ -135,9 +136,9 @@ def test_another_number_of_threads_goes_on_with_a_line(server: Server, tmp_path:
     assert again.code == 0, again.err
     lines = again.err.splitlines()
     assert lines[0] == (
-        "threads was 1, is 2: the bits may not be those of a run without interruption"
+        "threads was 1, is 2: the bits may differ from those of an uninterrupted run"
     )
-    assert lines[1] == "going on from the save at step 40 of 72"
+    assert lines[1] == "continuing from the save at step 40 of 72"
     assert verify(tmp_path / "out").ok
 
 

@@ -40,6 +40,33 @@ def torchrun(
     )
 
 
+def two_forks(
+    server: Server, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run two forks with the variables of torchrun, and a store as its agent has one."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    launched = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        **(env or {}),
+    }
+    runs = [
+        server.start(
+            *TRAIN, *arguments, cwd=cwd, env={**launched, "RANK": rank, "LOCAL_RANK": rank}
+        )
+        for rank in ("0", "1")
+    ]
+    done = [run.finish() for run in runs]
+    return subprocess.CompletedProcess(
+        arguments,
+        next((run.returncode for run in done if run.returncode), 0),
+        "".join(run.stdout.decode() for run in done),
+        "".join(run.stderr.decode() for run in done),
+    )
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_two_processes_give_what_one_gives_at_the_same_global_batch(
     server: Server, tmp_path: Path, optimizer: str
@@ -49,7 +76,11 @@ def test_two_processes_give_what_one_gives_at_the_same_global_batch(
     keep = tmp_path / "keep"
     keep.mkdir()
     options = ("--optimizer", optimizer, "--weight-decay", "0.1")
-    two = torchrun(*options, "-o", "two", cwd=tmp_path, env={"KEEP": str(keep)})
+    line, env = (*options, "-o", "two"), {"KEEP": str(keep)}
+    if optimizer == "sgd":
+        two = torchrun(*line, cwd=tmp_path, env=env)
+    else:
+        two = two_forks(server, *line, cwd=tmp_path, env=env)
     assert two.returncode == 0, two.stderr
     assert two.stdout == "two\n"  # one process talks
     assert verify(tmp_path / "two").ok
@@ -67,7 +98,9 @@ def test_two_processes_give_what_one_gives_at_the_same_global_batch(
             assert torch.equal(stage[name], b[name]), (level, name)
 
 
-def test_a_process_that_dies_ends_the_run_and_it_can_be_resumed(tmp_path: Path) -> None:
+def test_a_process_that_dies_ends_the_run_and_it_can_be_resumed(
+    server: Server, tmp_path: Path
+) -> None:
     write_model(tmp_path)
     dies = {"STOP_RANK": "1", "STOP_AT": "11", "STOP_BY": str(int(signal.SIGKILL))}
     done = torchrun("-o", "out", "--save-every", "3", cwd=tmp_path, env=dies)
@@ -78,23 +111,23 @@ def test_a_process_that_dies_ends_the_run_and_it_can_be_resumed(tmp_path: Path) 
         "run again with --resume"
     ], done.stderr
     assert not (tmp_path / "out").exists()
-    again = torchrun("-o", "out", "--save-every", "3", "--resume", cwd=tmp_path)
+    again = two_forks(server, "-o", "out", "--save-every", "3", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "going on from the save at step" in again.stderr
-    whole = torchrun("-o", "whole", cwd=tmp_path)
+    assert "continuing from the save at step" in again.stderr
+    whole = two_forks(server, "-o", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
-def test_a_signal_to_one_stops_all_and_saves(tmp_path: Path) -> None:
+def test_a_signal_to_one_stops_all_and_saves(server: Server, tmp_path: Path) -> None:
     write_model(tmp_path)
     stops = {"STOP_RANK": "1", "STOP_AT": "11", "STOP_BY": str(int(signal.SIGTERM))}
-    done = torchrun("-o", "out", cwd=tmp_path, env=stops)
+    done = two_forks(server, "-o", "out", cwd=tmp_path, env=stops)
     assert done.returncode != 0
     errors = {line for line in done.stderr.splitlines() if line.startswith("Error: ")}
     assert errors == {
-        "Error: interrupted after 11 of 36 steps, which are saved in out.resume; the same command "
-        "with --resume goes on from there"
+        "Error: interrupted after 11 of 36 steps, which are saved in out.resume; start it again "
+        "with --resume to continue from there"
     }
     assert (tmp_path / "out.resume").exists()
 
@@ -116,7 +149,7 @@ def test_another_number_of_processes_goes_on(first: int, server: Server, tmp_pat
     def run(processes: int, *more: str, env: Mapping[str, str] | None = None) -> str:
         line = ("-o", "out", *more)
         if processes == 2:
-            return torchrun(*line, cwd=tmp_path, env=env).stderr
+            return two_forks(server, *line, cwd=tmp_path, env=env).stderr
         return server.run(*TRAIN, *line, "--log", "log", cwd=tmp_path, env=env).err
 
     stopped = run(first, env=stops)
@@ -127,7 +160,7 @@ def test_another_number_of_processes_goes_on(first: int, server: Server, tmp_pat
     done, total = {1: (5, 36), 2: (22, 72)}[first]
     assert (
         f"processes was {first}, is {3 - first}: the bits may not be those of a run without "
-        f"interruption\ngoing on from the save at step {done} of {total}\n"
+        f"interruption\ncontinuing from the save at step {done} of {total}\n"
     ) in went_on
     assert verify(tmp_path / "out").ok
     assert not (tmp_path / "out.resume").exists()

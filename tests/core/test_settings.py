@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from elsa_cli.core.settings import Setting, parse_pairs, read_settings, settings_of
+from elsa_cli.core.settings import Setting, read_settings, settings_of
 from elsa_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -119,9 +119,11 @@ def test_values(name: str, text: str, value: object) -> None:
     [("count", "1.5"), ("count", "a"), ("rate", "fast"), ("on", "1"), ("on", "yes"), ("on", "")],
 )
 def test_values_that_cannot_be_read(name: str, text: str) -> None:
-    kind = KNOWN[name].kind.__name__
-    with pytest.raises(UsageError, match=f"^--set {name}={text}: not a {kind}$"):
-        read_settings(KNOWN, {name: text}, "recipe r.py")
+    kind = {"count": "a whole number", "rate": "a number", "on": "true or false"}[name]
+    for parameter in ("settings", "recipe_settings"):
+        with pytest.raises(UsageError) as caught:
+            read_settings(KNOWN, {name: text}, "recipe r.py", parameter)
+        assert str(caught.value) == f'{parameter}={{"{name}": "{text}"}} is not {kind}'
 
 
 def test_an_unknown_setting_names_those_there_are() -> None:
@@ -132,15 +134,3 @@ def test_an_unknown_setting_names_those_there_are() -> None:
     )
     with pytest.raises(UsageError, match=r"its options are: none$"):
         read_settings({}, {"lr": "1"}, "recipe r.py")
-
-
-def test_pairs() -> None:
-    assert parse_pairs(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
-    assert parse_pairs([]) == {}
-    assert parse_pairs(["a=1", "a=2"]) == {"a": "2"}
-
-
-@pytest.mark.parametrize("pair", ["a", "=1", "", "="])
-def test_what_is_no_pair(pair: str) -> None:
-    with pytest.raises(UsageError, match=r"^--set .*: not NAME=VALUE$"):
-        parse_pairs(["a=1", pair])

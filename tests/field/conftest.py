@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
-from tests.commands.forkserver import Server
+from tests.commands.forkserver import Server, shared
 from tests.field.tools import Field
 
 
 @pytest.fixture(scope="session")
-def field_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def field_server() -> Server:
     """A server that these tests share."""
-    running = Server(tmp_path_factory.mktemp("server"))
-    yield running
-    running.close()
+    return shared("torch")
 
 
 @pytest.fixture

@@ -99,11 +99,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def installed(found: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def installed(found: dict[str, str]) -> Iterator[Server]:
     """A command line that finds the stand-in."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", found["PYTHONPATH"])
-        running = Server(tmp_path_factory.mktemp("server"))
+    running = Server(torch=True, env=found)
     yield running
     running.close()
 

@@ -194,6 +194,6 @@ def test_what_groups_do_not_fit_stays_dense_and_is_named(field: Field) -> None:
     assert choice.json["skipped"] == ["first.weight"]
     assert choice.dense == {"first.weight": "weight"}
     assert choice.reasons["first.weight"] == "the groups do not fit its input dimension"
-    line = "groups do not fit the input dimension, which leaves dense 1 tensor: first.weight"
+    line = "the groups do not fit the input dimension of 1 tensor, left dense: first.weight"
     assert f"Warning: {line}" in choice.err.splitlines()
     field.check_levels(tensors, choice)

@@ -16,7 +16,6 @@ from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.checkpoint.packed.reader import PackedReader
 from elsa_cli.checkpoint.packed.writer import write_packed
 from elsa_cli.core.level import parse_levels
-from elsa_cli.core.work import no_progress
 from elsa_cli.errors import NotABundle, UsageError
 from elsa_cli.foreign.bundle import Bundle
 from elsa_cli.storage.container import Container
@@ -58,8 +57,8 @@ def bundle(
         files = [stack.enter_context(Container(path)) for path in (dense, *sparse)]
         spool = stack.enter_context(OutputFile(target))
         out = stack.enter_context(OutputFile(target))
-        source = Bundle(files[0], files[1:], named, spool, threads)
-        write_packed(out, source, threads, no_progress)
+        source = Bundle.of(files[0], files[1:], named, spool, threads)
+        write_packed(out, source, threads)
         out.commit()
     opened = open_any(target)
     assert isinstance(opened, PackedReader)

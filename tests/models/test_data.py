@@ -1,4 +1,4 @@
-"""The order of batches is the same from any place on, and for any number of processes."""
+"""The order of batches is the same from any position on, and for any number of processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
 from elsa_cli.errors import RecipeError
-from elsa_cli.models.data import Place, Stream, to_device
+from elsa_cli.models.data import Position, Stream, to_device
 from elsa_cli.models.recipe import Recipe
 from tests.training.tiny import CPU, DATA, GENERATOR, LOSS, MODEL, SHUFFLED, load_recipe
 
@@ -69,9 +69,9 @@ KINDS = {
     "mine": SHUFFLED,
     "yours": GENERATOR,
 }
-START = Place()
+START = Position()
 TOTAL = 13
-Walked = list[tuple[Place, list[Any]]]
+Walked = list[tuple[Position, list[Any]]]
 
 
 def recipe_of(folder: Path, kind: str) -> Recipe:
@@ -80,7 +80,7 @@ def recipe_of(folder: Path, kind: str) -> Recipe:
 
 def walk(
     recipe: Recipe,
-    place: Place = START,
+    position: Position = START,
     total: int = TOTAL,
     *,
     seed: int = 0,
@@ -93,7 +93,7 @@ def walk(
     """Return a walk of a new stream, in which training may draw random numbers too."""
     found = []
     stream = Stream(recipe, seed, phase, rank, world, accumulate)
-    for at, batches in stream.walk(place, total):
+    for at, batches in stream.walk(position, total):
         found.append((at, batches))
         if disturb:
             torch.rand(at.step)
@@ -113,15 +113,15 @@ def plain(value: Any) -> Any:
 
 
 def test_places_count_steps_epochs_and_batches(tmp_path: Path) -> None:
-    found = [place for place, _ in walk(recipe_of(tmp_path, "list"), accumulate=2, total=7)]
+    found = [position for position, _ in walk(recipe_of(tmp_path, "list"), accumulate=2, total=7)]
     assert found == [
-        Place(1, 0, 2),
-        Place(2, 0, 4),
-        Place(3, 0, 6),  # the seventh is left over
-        Place(4, 1, 2),
-        Place(5, 1, 4),
-        Place(6, 1, 6),
-        Place(7, 2, 2),
+        Position(1, 0, 2),
+        Position(2, 0, 4),
+        Position(3, 0, 6),  # the seventh is left over
+        Position(4, 1, 2),
+        Position(5, 1, 4),
+        Position(6, 1, 6),
+        Position(7, 2, 2),
     ]
 
 
@@ -131,12 +131,12 @@ def test_from_any_place_on_it_is_the_same(kind: str, accumulate: int, tmp_path: 
     """Also where the training draws random numbers between, as a resumed one does not."""
     recipe = recipe_of(tmp_path, kind)
     whole = walk(recipe, accumulate=accumulate)
-    assert [place.step for place, _ in whole] == list(range(1, TOTAL + 1))
-    for done, (place, _) in enumerate(whole, 1):
-        assert plain(walk(recipe, place, accumulate=accumulate)) == plain(whole[done:])
+    assert [position.step for position, _ in whole] == list(range(1, TOTAL + 1))
+    for done, (position, _) in enumerate(whole, 1):
+        assert plain(walk(recipe, position, accumulate=accumulate)) == plain(whole[done:])
     for done in (1, TOTAL // 2):
-        place = whole[done - 1][0]
-        assert plain(walk(recipe, place, accumulate=accumulate, disturb=True)) == plain(
+        position = whole[done - 1][0]
+        assert plain(walk(recipe, position, accumulate=accumulate, disturb=True)) == plain(
             whole[done:]
         )
 
@@ -168,8 +168,8 @@ def test_shares_make_up_the_whole(kind: str, world: int, accumulate: int, tmp_pa
         walk(recipe, accumulate=accumulate, total=6, rank=rank, world=world)
         for rank in range(world)
     ]
-    for step, (place, batches) in enumerate(whole):
-        assert [share[step][0] for share in shares] == [place] * world
+    for step, (position, batches) in enumerate(whole):
+        assert [share[step][0] for share in shares] == [position] * world
         for at, batch in enumerate(batches):
             assert plain(shares[at % world][step][1][at // world]) == plain(batch)
         assert sum(len(share[step][1]) for share in shares) == len(batches)
@@ -201,8 +201,8 @@ def test_a_sampler_that_shares_out_is_told_of_the_epoch(tmp_path: Path) -> None:
         part = [order[7 * epoch : 7 * epoch + 7] for order in orders]
         assert sorted([*part[0], *part[1]]) == list(range(14))
     assert len({tuple(orders[0][7 * epoch : 7 * epoch + 7]) for epoch in range(3)}) == 3
-    for done, (place, _) in enumerate(whole[1], 1):
-        again = walk(recipe, place, total=21, rank=1, world=2)
+    for done, (position, _) in enumerate(whole[1], 1):
+        again = walk(recipe, position, total=21, rank=1, world=2)
         assert plain(again) == plain(whole[1][done:])
 
 
@@ -233,7 +233,7 @@ def test_too_few_batches(kind: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=message):
         stream.steps()
     with pytest.raises(RecipeError, match=message):
-        list(stream.walk(Place(), 3))
+        list(stream.walk(Position(), 3))
 
 
 @pytest.mark.parametrize("kind", ["generator", "def train_data():\n    return []\n"])
@@ -244,7 +244,7 @@ def test_too_few_batches_are_found_on_the_way(kind: str, tmp_path: Path) -> None
 
 def test_no_steps_ask_for_no_batches(tmp_path: Path) -> None:
     assert walk(recipe_of(tmp_path, "list"), total=0) == []
-    assert walk(recipe_of(tmp_path, "list"), Place(5, 1, 1), total=5) == []
+    assert walk(recipe_of(tmp_path, "list"), Position(5, 1, 1), total=5) == []
 
 
 def test_an_error_while_batches_are_made_names_the_line(tmp_path: Path) -> None:
@@ -355,27 +355,27 @@ def test_packed_sequences_keep_their_lengths_on_the_cpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "place", "expected"),
+    ("before", "now", "position", "expected"),
     [
-        (2, 2, Place(3, 1, 6), Place(3, 1, 6)),
-        (2, 1, Place(3, 1, 6), Place(3, 1, 6)),
-        (1, 2, Place(3, 1, 5), Place(3, 1, 4)),
-        (4, 3, Place(3, 0, 8), Place(3, 0, 6)),
+        (2, 2, Position(3, 1, 6), Position(3, 1, 6)),
+        (2, 1, Position(3, 1, 6), Position(3, 1, 6)),
+        (1, 2, Position(3, 1, 5), Position(3, 1, 4)),
+        (4, 3, Position(3, 0, 8), Position(3, 0, 6)),
     ],
 )
-def test_a_place_of_another_number_of_processes(
-    before: int, now: int, place: Place, expected: Place, tmp_path: Path
+def test_a_position_of_another_number_of_processes(
+    before: int, now: int, position: Position, expected: Position, tmp_path: Path
 ) -> None:
     """A batch of a step that is not whole comes again."""
     stream = Stream(load_recipe(tmp_path, MODEL, DATA, LOSS), 0, 0, 0, now, 1)
-    assert stream.moved(place, before) == expected
+    assert stream.moved(position, before) == expected
 
 
-def test_a_place_in_a_share_of_another_number_of_processes(tmp_path: Path) -> None:
+def test_a_position_in_a_share_of_another_number_of_processes(tmp_path: Path) -> None:
     share = """
 def train_data(*, rank: int = 0, world: int = 1):
     return [torch.zeros(1)] * (12 // world)
 """
     recipe = load_recipe(tmp_path, MODEL, share, LOSS)
-    assert Stream(recipe, 0, 0, 0, 1, 2).moved(Place(2, 0, 4), 2) == Place(2, 0, 8)
-    assert Stream(recipe, 0, 0, 0, 4, 1).moved(Place(5, 0, 5), 2) == Place(5, 0, 2)
+    assert Stream(recipe, 0, 0, 0, 1, 2).moved(Position(2, 0, 4), 2) == Position(2, 0, 8)
+    assert Stream(recipe, 0, 0, 0, 4, 1).moved(Position(5, 0, 5), 2) == Position(5, 0, 2)

@@ -28,13 +28,13 @@ def test_auto_without_a_gpu() -> None:
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_no_gpu(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"^--device {name} cannot be used \(no CUDA device"):
+    with pytest.raises(UsageError, match=rf'^device="{name}" cannot be used \(no CUDA device'):
         pick_device(name)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cpu:x", "meta"])
 def test_no_such_device(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"^--device {name} cannot be used \(.*\); use auto"):
+    with pytest.raises(UsageError, match=rf'^device="{name}" cannot be used \(.*\); use auto'):
         pick_device(name)
 
 

@@ -65,7 +65,7 @@ def checkpoint(dtype: torch.dtype = torch.float32, *without: str) -> dict[str, T
 
 def misfit(state: dict[str, Tensor], prunable: tuple[str, ...] = PRUNABLE) -> Misfit:
     with pytest.raises(Misfit) as caught:
-        network().match(state, prunable, FILE)
+        network().check(state, prunable, FILE)
     assert caught.value.exit_code == 1
     return caught.value
 
@@ -101,7 +101,8 @@ def test_norms_without_statistics_are_none_of_ours() -> None:
 
 def test_a_checkpoint_that_fits() -> None:
     found, state = network(), checkpoint()
-    assert found.match(state, PRUNABLE, FILE) == []
+    assert found.check(state, PRUNABLE, FILE) == []
+    found.store_as(state)
     found.load(state)
     assert found.model.get_parameter("body.weight").requires_grad
     read = found.read(NAMES)
@@ -110,10 +111,21 @@ def test_a_checkpoint_that_fits() -> None:
     assert_same(found.live(NAMES), wanted)
 
 
+def test_checking_changes_nothing_and_storing_changes_dtypes_alone() -> None:
+    found, state = network(), checkpoint(torch.bfloat16)
+    before, stored = found.live(NAMES), dict(found.stored)
+    found.check(state, PRUNABLE, FILE)
+    assert found.stored == stored
+    found.store_as(state)
+    assert found.stored == {name: tensor.dtype for name, tensor in state.items()}
+    assert_same(found.live(NAMES), before)
+
+
 @pytest.mark.parametrize("missing", ["embed.weight", "head.weight"])
 def test_tied_tensors_may_be_there_once(missing: str) -> None:
     found, state = network(), checkpoint(torch.float32, missing)
-    assert found.match(state, PRUNABLE, FILE) == []
+    assert found.check(state, PRUNABLE, FILE) == []
+    found.store_as(state)
     found.load(state)
     there = "head.weight" if missing == "embed.weight" else "embed.weight"
     for name in ("embed.weight", "head.weight"):
@@ -152,7 +164,7 @@ def test_the_line_shows_the_first_pairs_alone() -> None:
 def test_surplus_that_is_not_pruned_is_carried() -> None:
     found = network()
     state = checkpoint() | {"old.b": torch.zeros(2), "old.a": torch.zeros(3, 3)}
-    assert found.match(state, PRUNABLE, FILE) == ["old.b", "old.a"]
+    assert found.check(state, PRUNABLE, FILE) == ["old.b", "old.a"]
     found.load(state)
     assert "old.a" not in found.slots
 
@@ -198,7 +210,7 @@ STORED = [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, tor
 def test_narrow_dtypes_are_trained_in_float32(dtype: torch.dtype) -> None:
     found, state = network(), checkpoint(dtype)
     state["head.weight"] = state["embed.weight"]
-    found.match(state, PRUNABLE, FILE)
+    found.store_as(state)
     found.load(state)
     for name, slot in found.slots.items():
         assert slot.dtype == (torch.float32 if slot.is_floating_point() else state[name].dtype)
@@ -214,7 +226,7 @@ def test_narrow_dtypes_are_trained_in_float32(dtype: torch.dtype) -> None:
 def test_a_model_of_float64_is_trained_in_it() -> None:
     found = Network(Net().double(), CPU)
     state = checkpoint(torch.float64, "head.weight")
-    found.match(state, PRUNABLE, FILE)
+    found.store_as(state)
     found.load(state)
     assert found.slots["body.weight"].dtype == torch.float64
     assert_same(found.read(state), state)
@@ -252,7 +264,7 @@ def test_a_fresh_state_has_tied_tensors_once() -> None:
     assert tied == {"head.weight": "embed.weight"}
     assert_same(state, {n: found.live([n])[n] for n in state})
     other = network()
-    assert other.match(state, PRUNABLE, FILE) == []
+    assert other.check(state, PRUNABLE, FILE) == []
 
 
 def test_a_fresh_state_in_the_model_s_own_dtype() -> None:

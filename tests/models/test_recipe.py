@@ -253,7 +253,7 @@ def test_out_of_memory_says_what_helps(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         call(Recipe(written(tmp_path, loss=text)), "loss")
     assert str(caught.value).endswith(
-        "loss: No memory; use smaller batches and --accumulate, or --precision bf16"
+        'loss: No memory; use smaller batches and accumulate, or precision="bf16"'
     )
 
 
@@ -415,8 +415,8 @@ def test_settings_reach_the_functions_that_have_them(tmp_path: Path) -> None:
             {"size": "1"},
             "has no option 'size'; its options are: flip, hidden, name, noise$",
         ),
-        ({"hidden": "a"}, "^--set hidden=a: not a int$"),
-        ({"flip": "maybe"}, "^--set flip=maybe: not a bool$"),
+        ({"hidden": "a"}, '^settings={"hidden": "a"} is not a whole number$'),
+        ({"flip": "maybe"}, '^settings={"flip": "maybe"} is not true or false$'),
         ({"rank": "1"}, "has no option 'rank'"),
     ],
 )

@@ -20,7 +20,7 @@ def test_a_seed_is_the_same_on_every_machine() -> None:
     assert seed_of(0, "joint", "step", 7) == int.from_bytes(wanted, "little") == 2615982830
 
 
-def test_every_place_has_a_seed_of_its_own() -> None:
+def test_every_position_has_a_separate_seed() -> None:
     places = [(s, p, e, b) for s in range(3) for p in range(4) for e in range(5) for b in range(20)]
     seeds = {seed_of(s, p, "batch", e, b) for s, p, e, b in places}
     assert len(seeds) == len(places)

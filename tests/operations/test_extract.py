@@ -100,7 +100,7 @@ def test_a_level_that_is_not_stored(nested: Path, packed: Path, tmp_path: Path) 
 
 
 def test_a_plain_checkpoint(nested: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotNested, match="elsa sparsify"):
+    with pytest.raises(NotNested, match=r"make them with sparsify\(\) first$"):
         extract(tmp_path / "m.safetensors", "0.5")
 
 

@@ -62,11 +62,11 @@ def test_wrong_kinds(tmp_path: Path) -> None:
     nested = tmp_path / "m.elsa.safetensors"
     packed = pack(nested).output
     names = sorted(p.name for p in tmp_path.iterdir())
-    with pytest.raises(NothingToDo, match=r"packed already.*--unpack"):
+    with pytest.raises(NothingToDo, match=r"packed already; unpack\(\) turns it back$"):
         pack(packed, tmp_path / "x")
     with pytest.raises(NothingToDo, match="is not packed"):
         unpack(nested, tmp_path / "x")
-    with pytest.raises(UsageError, match="leave out --levels"):
+    with pytest.raises(UsageError, match=r"leave out levels$"):
         pack(nested, tmp_path / "x", levels="0.5")
     with pytest.raises(UsageError, match="no checkpoint"):
         pack([], tmp_path / "x")

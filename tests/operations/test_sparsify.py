@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from elsa_cli.errors import (
     OutputExists,
     UsageError,
 )
-from elsa_cli.selection import bracket, topk
+from elsa_cli.selection import masks as masks_module
+from elsa_cli.selection import topk
 from elsa_cli.selection.density import erk
 from tests.helpers import FLOATS, Tensor, random_bits, raw_bits, read_safetensors
 from tests.operations.models import (
@@ -69,10 +71,13 @@ def test_same_bytes_for_any_threads_and_pieces(
     first = out.read_bytes()
     small_pieces(monkeypatch, 136)
     for threads in (1, 4):
-        for gather, sample_from in ((1 << 16, 1 << 22), (3, 1)):
-            monkeypatch.setattr(bracket, "GATHER", gather)
-            monkeypatch.setattr(topk, "SAMPLE_FROM", sample_from)
-            monkeypatch.setattr(topk, "SAMPLE", 500)
+        for direct, room in ((topk.DIRECT, topk.ROOM), (1, 9)):
+            few = partial(topk.cuts, room=room)
+            monkeypatch.setattr(
+                masks_module,
+                "cuts",
+                lambda *a, few=few, direct=direct, **k: few(*a, **k | {"direct": direct}),
+            )
             sparsify(source, "0.5,0.75", out, masks=masks, threads=threads, **options)  # type: ignore[arg-type]
             assert out.read_bytes() == first
 
@@ -198,7 +203,7 @@ def test_nonfinite_is_an_error_that_names_the_tensor(
 ) -> None:
     source = save(tmp_path / "m.safetensors", with_nonfinite(dtype, bits))
     for dry_run in (False, True):
-        with pytest.raises(NonFinite, match="--allow-nonfinite") as caught:
+        with pytest.raises(NonFinite, match=r"sparsify\(allow_nonfinite=True\)$") as caught:
             sparsify(source, "0.5", dry_run=dry_run, **options)  # type: ignore[arg-type]
         assert (caught.value.file, caught.value.tensor) == (str(source), f"{dtype}.fc.weight")
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]

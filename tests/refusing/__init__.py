@@ -1,7 +1,7 @@
 """Systems that lack calls, or refuse them: processes in which they do.
 
-`refused(call, number)` gives the start of a command line under a seccomp filter, as a container
-runtime has one; `WITHOUT` is the environment of a Python that never had the newer calls.
+`install(call, number)` puts a process under a seccomp filter, as a container runtime has one;
+`WITHOUT` is the environment of a Python that never had the newer calls.
 """
 
 from __future__ import annotations
@@ -44,11 +44,6 @@ TMPFILE = 0o20000000  # the bit of O_TMPFILE that no other flag has
 def supported() -> bool:
     """Tell whether filters can be installed here."""
     return sys.platform == "linux" and platform.machine() == "x86_64"
-
-
-def refused(call: str, number: int) -> list[str]:
-    """Return the start of a command line in which a call fails with an errno."""
-    return [sys.executable, "-m", "tests.refusing", call, str(number)]
 
 
 def _program(call: str, number: int) -> bytes:

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from elsa_cli.core.bits import pack_bits, unpack_bits
 from elsa_cli.core.level import parse_levels
 from elsa_cli.core.work import Scratch
+from elsa_cli.selection.cut import keep
 from elsa_cli.selection.eligible import eligible_tensors
 from elsa_cli.selection.masks import Rule, Traits, choose
-from elsa_cli.selection.scan import Chunk, Scan, positions_of
-from elsa_cli.selection.topk import cuts, kept_mask
+from elsa_cli.selection.scan import Scan, positions_of
+from elsa_cli.selection.scores import Chunk
+from elsa_cli.selection.topk import DIRECT, ROOM, cuts
 from elsa_cli.storage.container import Container
 from tests.helpers import BITS, FLOATS, Tensor, raw_bits, write_safetensors
 
@@ -117,8 +120,10 @@ def selected_masks(
     threads: int = 1,
     step: int = 64,
     scorer: Any = Chunk.magnitude,
+    direct: int = DIRECT,
+    room: int = ROOM,
 ) -> list[dict[str, Mask]]:
-    """Return what `cuts` and `kept_mask` choose for the same tensors, by way of a file."""
+    """Return what `cuts` and `keep` choose for the same tensors, by way of a file."""
     write_safetensors(path, tensors)
     result: list[dict[str, Mask]] = [
         {name: np.zeros(math.prod(shape), np.bool_) for name, _, shape, _ in tensors}
@@ -126,13 +131,16 @@ def selected_masks(
     ]
     with Container(path) as container:
         scan = Scan(container, container.tensors, positions_of(container.tensors), scorer, step)
-        found = cuts(scan, counts, threads)
+        found = cuts(scan, counts, threads, direct=direct, room=room)
         assert len(found) == len(counts)
         scratch = Scratch()
         for piece in scan.pieces():
-            keys = scan.keys(piece, scratch)
-            for cut, masks in zip(found, result, strict=True):
-                part = kept_mask(scan, piece, keys, cut, scratch)
+            bits, magnitude = scan.unsigned(piece, scratch)
+            position = scan.position(piece)
+            made, kept = keep(scan.kernels, bits, magnitude, found, position, scratch)
+            for masks, packed, count in zip(result, made, kept, strict=True):
+                part = unpack_bits(packed, piece.count)
+                assert count == np.count_nonzero(part)
                 masks[piece.tensor.name][piece.start : piece.start + piece.count] = part
     return result
 
@@ -157,6 +165,7 @@ def chosen_masks(
     scorer: Any = Chunk.magnitude,
     finite: bool = True,
     threads: int = 1,
+    direct: int = DIRECT,
 ) -> list[dict[str, Mask]]:
     """Return what `choose` keeps of the prunable tensors of a file, one dict for each level."""
     write_safetensors(path, tensors)
@@ -165,13 +174,25 @@ def chosen_masks(
         eligible = eligible_tensors(container)
         traits = Traits.of(eligible, (rule or Rule()).group, dims, metadata)
         rule = rule or Rule()
-        choice = choose(container, eligible.tensors, wanted, scorer, rule, threads, traits=traits)
+        choice = choose(
+            container,
+            eligible.tensors,
+            wanted,
+            scorer,
+            rule,
+            threads,
+            traits=traits,
+            direct=direct,
+        )
         masks: list[dict[str, Mask]] = [
             {t.name: np.zeros(t.numel, np.bool_) for t in eligible.tensors} for _ in wanted
         ]
         for part, piece in choice.pieces():
-            made = choice.masks(part, piece, Scratch(), finite)
-            for level, mask in zip(masks, made, strict=True):
+            made, kept = choice.packed(part, piece, Scratch(), finite)
+            for level, packed, count in zip(masks, made, kept, strict=True):
+                mask = unpack_bits(packed, piece.count)
+                assert packed.tobytes() == pack_bits(mask).tobytes()  # spare bits are 0
+                assert count == np.count_nonzero(mask)
                 level[piece.tensor.name][piece.start : piece.start + piece.count] = mask
     return masks
 

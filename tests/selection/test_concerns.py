@@ -59,7 +59,7 @@ def test_tensors_of_which_nothing_is_kept(tmp_path: Path) -> None:
     assert line.startswith(
         "level 0.9 keeps nothing of 5 tensors: l0.weight, l1.weight, l2.weight and 2 more;"
     )
-    assert "--scope layer" in line
+    assert '; sparsify(scope="layer") gives each its share' in line
     # One weight of each is enough.
     alive = {name: (100, (max(1, kept[0]), 50)) for name, (_, kept) in counts.items()}
     assert told(tmp_path, alive, "0.9,0.5") == []
@@ -87,7 +87,7 @@ def test_a_tensor_that_takes_what_is_kept(tmp_path: Path) -> None:
         "level 0.99 keeps far more than its share of 1 tensor: a.weight (50 % of what is kept"
     )
     assert "1 % of all" in line
-    assert "--exclude" in line
+    assert "; exclude leaves a tensor dense" in line
 
 
 def test_shares_at_their_limits(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_names_that_no_rule_knows(tmp_path: Path) -> None:
 def test_what_include_takes(tmp_path: Path) -> None:
     counts = {"embed.weight": (100, (50,)), "q_proj.weight": (80, (40,))}
     (line,) = told(tmp_path, counts, include=("*.weight",))
-    assert line == "--include takes 1 tensor of other roles than weight: embed.weight (embedding)"
+    assert line == "include takes 1 tensor of other roles than weight: embed.weight (embedding)"
 
 
 def test_lists_are_cut_short() -> None:

@@ -17,12 +17,11 @@ BOUND = 300 * MIB
 # Everything is imported and has run once before the measuring begins.
 PROGRAM = """
 import resource, sys
-import numpy as np
 from elsa_cli.storage.container import Container
 from elsa_cli.core.level import parse_levels
 from elsa_cli.core.work import Scratch
 from elsa_cli.selection.masks import Rule, Traits, choose
-from elsa_cli.selection.scan import Chunk
+from elsa_cli.selection.scores import Chunk
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -36,8 +35,8 @@ with Container(sys.argv[1]) as container:
     choice = choose(container, [tensor], levels, Chunk.magnitude, rule, 1, traits=traits)
     scratch, kept = Scratch(), [0, 0, 0]
     for part, piece in choice.pieces():
-        for level, mask in enumerate(choice.masks(part, piece, scratch)):
-            kept[level] += int(np.count_nonzero(mask))
+        for level, count in enumerate(choice.packed(part, piece, scratch)[1]):
+            kept[level] += count
     assert kept == [tensor.numel // 4, tensor.numel // 2, tensor.numel * 3 // 4], kept
     print(peak() - before)
 """

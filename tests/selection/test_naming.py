@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.selection.naming import Name, Siblings, canonical, real_dims, take_apart
 from elsa_cli.selection.roles import by_name
-from elsa_cli.storage.container import lay_out
+from elsa_cli.storage.container import TensorSpec, lay_out
 
 
 def of(shapes: dict[str, tuple[int, ...]]) -> Siblings:
     """Return float32 tensors of some shapes, by their names."""
-    return Siblings(lay_out((name, DTYPES["F32"], shape) for name, shape in shapes.items()))
+    specs = (TensorSpec(name, DTYPES["F32"], shape) for name, shape in shapes.items())
+    return Siblings(lay_out(specs))
 
 
 @pytest.mark.parametrize(

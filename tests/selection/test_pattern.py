@@ -8,9 +8,13 @@ from math import prod
 import numpy as np
 import pytest
 
+from elsa_cli.core.bits import unpack_bits
+from elsa_cli.core.dtypes import Bits
+from elsa_cli.core.kernels import selecting_numpy
+from elsa_cli.core.kernels.selecting import selecting
 from elsa_cli.core.level import parse_level
+from elsa_cli.core.work import Scratch
 from elsa_cli.errors import UsageError
-from elsa_cli.selection import pattern
 from elsa_cli.selection.pattern import fits_group, group_masks, group_step, keep_of
 from tests.selection.reference import Mask, splitmix64
 
@@ -27,7 +31,20 @@ def naive(
     return mask
 
 
-@pytest.mark.parametrize("strip", [pattern.STRIP, 24])
+def masks_of(
+    keys: Bits, shape: tuple[int, ...], group: int, dim: int, keep: list[int], position: int
+) -> list[Mask]:
+    """Return what `group_masks` chooses, as booleans, having checked the counts."""
+    every = np.uint64(np.iinfo(keys.dtype).max)
+    packed, counts = group_masks(
+        selecting(0), keys, every, shape, group, dim, keep, position, Scratch()
+    )
+    masks = [unpack_bits(mask, keys.size).copy() for mask in packed]
+    assert counts == [np.count_nonzero(mask) for mask in masks]
+    return masks
+
+
+@pytest.mark.parametrize("strip", [selecting_numpy.STRIP, 24])
 @pytest.mark.parametrize("kind", ["distinct", "ties", "constant"])
 @pytest.mark.parametrize(
     ("shape", "group", "dim"),
@@ -54,7 +71,7 @@ def test_like_the_loop(
     strip: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pattern, "STRIP", strip)
+    monkeypatch.setattr(selecting_numpy, "STRIP", strip)
     rng = np.random.default_rng(0)
     numel = prod(shape)
     keys = {
@@ -63,7 +80,7 @@ def test_like_the_loop(
         "constant": np.full(numel, 7),
     }[kind].astype("<u4")
     keep = sorted({1, group // 2, group - 1})
-    found = group_masks(keys, shape, group, dim, keep, 1000)
+    found = masks_of(keys, shape, group, dim, keep, 1000)
     for number, mask in zip(keep, found, strict=True):
         np.testing.assert_array_equal(mask, naive(keys.tolist(), shape, group, dim, number, 1000))
     assert not any((a & ~b).any() for a, b in itertools.pairwise(found))
@@ -71,7 +88,7 @@ def test_like_the_loop(
 
 def test_none_and_all_of_a_group() -> None:
     keys = np.arange(16, dtype="<u2")
-    nothing, everything = group_masks(keys, (2, 8), 4, 1, [0, 4], 0)
+    nothing, everything = masks_of(keys, (2, 8), 4, 1, [0, 4], 0)
     assert not nothing.any()
     assert everything.all()
 
@@ -79,11 +96,11 @@ def test_none_and_all_of_a_group() -> None:
 def test_pieces_give_the_masks_of_the_whole() -> None:
     shape, group = (16, 8, 3, 3), 4
     keys = np.random.default_rng(1).integers(0, 4, prod(shape)).astype("<u2")
-    (whole,) = group_masks(keys, shape, group, 1, [2], 50)
+    (whole,) = masks_of(keys, shape, group, 1, [2], 50)
     step = group_step(shape, group, 1, 300)
     assert step == 288
     parts = [
-        group_masks(keys[at : at + step], shape, group, 1, [2], 50 + at)[0]
+        masks_of(keys[at : at + step], shape, group, 1, [2], 50 + at)[0]
         for at in range(0, keys.size, step)
     ]
     np.testing.assert_array_equal(np.concatenate(parts), whole)

@@ -10,14 +10,18 @@ import pytest
 from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.quantised import FORMATS, Found, find_quantised
-from elsa_cli.storage.container import lay_out
+from elsa_cli.storage.container import TensorSpec, lay_out
 
 Entries = dict[str, tuple[str, tuple[int, ...]]]
 
 
 def found_in(entries: Entries) -> Found:
     return find_quantised(
-        Siblings(lay_out((name, DTYPES[dtype], shape) for name, (dtype, shape) in entries.items()))
+        Siblings(
+            lay_out(
+                TensorSpec(name, DTYPES[dtype], shape) for name, (dtype, shape) in entries.items()
+            )
+        )
     )
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from elsa_cli.selection.scan import position_hash
+from elsa_cli.core.hashing import position_hash
 from tests.helpers import FLOATS
 from tests.selection.reference import _table, half_even, splitmix64
 

@@ -11,14 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from elsa_cli.core.dtypes import DTYPES, Bits
+from elsa_cli.core.hashing import position_hash
 from elsa_cli.core.level import parse_levels
 from elsa_cli.errors import UsageError
-from elsa_cli.selection import topk
 from elsa_cli.selection.masks import Rule
 from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.rows import Champions, normed_dims
-from elsa_cli.selection.scan import Chunk, position_hash
-from elsa_cli.storage.container import lay_out
+from elsa_cli.selection.scores import Chunk
+from elsa_cli.storage.container import TensorSpec, lay_out
 from tests.helpers import Tensor, encode_floats, random_bits
 from tests.selection.reference import (
     Mask,
@@ -137,7 +137,7 @@ def test_which_tensors_are_normed() -> None:
         "weight_g": (1, 4),
         "weight": (8, 4),
     }
-    tensors = lay_out((name, DTYPES["F32"], shape) for name, shape in shapes.items())
+    tensors = lay_out(TensorSpec(name, DTYPES["F32"], shape) for name, shape in shapes.items())
     assert normed_dims(tensors, Siblings(tensors)) == {
         "a.weight_v": 0,
         "b.parametrizations.weight.original1": 2,
@@ -206,17 +206,14 @@ def assert_rows_live(masks: list[dict[str, Mask]]) -> None:
             assert (kept >= 1).all(), name
 
 
-@pytest.mark.parametrize("sample_from", [1, 1 << 22])
+@pytest.mark.parametrize("direct", [1, 1 << 22])
 @pytest.mark.parametrize("kind", ["normal", "ties", "constant", "weird"])
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "F64", "F8_E4M3", "F8_E5M2FNUZ"])
-def test_every_row_keeps_a_weight(
-    dtype: str, kind: str, sample_from: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(topk, "SAMPLE_FROM", sample_from)
+def test_every_row_keeps_a_weight(dtype: str, kind: str, direct: int, tmp_path: Path) -> None:
     tensors, scores = network(dtype, kind)
     numel = sum(s.size for s in scores.values())
     counts = [level.kept(numel) for level in parse_levels(LEVELS)]
-    masks = chosen_masks(tmp_path / "m", tensors, LEVELS)
+    masks = chosen_masks(tmp_path / "m", tensors, LEVELS, direct=direct)
     assert_same_masks(masks, ranked_masks(with_champions(scores), counts))
     assert [sum(int(m.sum()) for m in mask.values()) for mask in masks] == counts
     assert_nested(masks)
@@ -284,7 +281,7 @@ def test_fewer_weights_than_rows(scope: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"level 0\.99 keeps [0-9]+ weights, .* rows") as caught:
         chosen_masks(tmp_path / "m", tensors, "0.5,0.99", rule)
     assert caught.value.tensor in {name for name, *_ in NORMS}
-    assert "--exclude" in str(caught.value)
+    assert "out with exclude" in str(caught.value)
 
 
 def test_exactly_as_many_weights_as_rows(tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ def test_what_is_left_open(
 @pytest.mark.parametrize(
     ("scope", "distribution", "group", "message"),
     [
-        ("global", "erk", None, "--scope layer"),
-        ("global", "uniform", None, "--scope layer"),
-        ("global", None, 4, "leave out --scope global"),
-        (None, "erk", 4, "distribution erk"),
+        ("global", "erk", None, 'scope="layer"'),
+        ("global", "uniform", None, 'scope="layer"'),
+        ("global", None, 4, 'leave out scope="global"'),
+        (None, "erk", 4, 'distribution="erk"'),
         (None, None, 1, "2 or more"),
         (None, None, 0, "2 or more"),
         (None, None, -4, "2 or more"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elsa_cli.selection import bracket, topk
-from elsa_cli.selection.scan import Piece, Scan, position_hash
+from elsa_cli.core.hashing import position_hash
+from elsa_cli.selection import topk
+from elsa_cli.selection.scan import Scan
 from tests.helpers import BITS, FLOATS, Tensor, random_bits
 from tests.selection.reference import assert_same_masks, reference_masks, selected_masks
 
@@ -83,76 +83,85 @@ def test_ties_favour_no_tensor_and_no_row(tmp_path: Path) -> None:
         assert 0.1 < rows.mean(axis=1).min() <= rows.mean(axis=1).max() < 0.45
 
 
-SMALL = {"GATHER": [1, 7, 1 << 16], "SAMPLE_FROM": [1, 1 << 22], "SAMPLE": [64, 900]}
-
-
-@pytest.mark.parametrize("remember", [0, 1 << 24])
+@pytest.mark.parametrize("room", [0, 7, 300, 1 << 20])
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("sample", SMALL["SAMPLE"])
-@pytest.mark.parametrize("sample_from", SMALL["SAMPLE_FROM"])
-@pytest.mark.parametrize("gather", SMALL["GATHER"])
-def test_every_way_of_narrowing(
-    gather: int,
-    sample_from: int,
-    sample: int,
-    threads: int,
-    remember: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(topk, "REMEMBER", remember)
-    monkeypatch.setattr(bracket, "GATHER", gather)
-    monkeypatch.setattr(topk, "SAMPLE_FROM", sample_from)
-    monkeypatch.setattr(topk, "SAMPLE", sample)
-    for dtypes in (["F32"], ["F64"], ["F8_E4M3"], ["F16", "F32", "F8_E5M2"]):
+@pytest.mark.parametrize("direct", [1, 1 << 22])
+def test_every_way_of_narrowing(direct: int, threads: int, room: int, tmp_path: Path) -> None:
+    for dtypes in (["F32"], ["F64"], ["F8_E4M3"], ["BF16"], ["F16", "F32", "F8_E5M2"]):
         tensors = network(4, KINDS, dtypes, 500)
         counts = counts_of(500 * len(tensors))
-        masks = selected_masks(tmp_path / "m", tensors, counts, threads, step=200)
+        masks = selected_masks(
+            tmp_path / "m", tensors, counts, threads, step=200, direct=direct, room=room
+        )
         assert_same_masks(masks, reference_masks(tensors, counts))
 
 
-@pytest.mark.parametrize("misled", ["high", "low"])
-def test_a_sample_that_misleads(
-    misled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where the sample is drawn, the weights are unlike all the others."""
-    monkeypatch.setattr(topk, "SAMPLE_FROM", 1)
-    monkeypatch.setattr(topk, "SAMPLE", 300)
-    step, pieces = 1024, 6
-    rng = np.random.default_rng(5)
-    values = rng.uniform(1, 2, step * pieces).astype("<f4")
-    count = -(-step // -(-step * pieces // topk.SAMPLE))
-    for piece in range(pieces):
-        room = (step - count) // 8 * 8
-        spot = int(position_hash(np.array([piece * step], np.uint64))[0]) % (room + 1)
-        start = piece * step + spot // 8 * 8
-        values[start : start + count] *= 1000 if misled == "high" else 0.001
-    tensors: list[Tensor] = [("w", "F32", (step * pieces,), values.tobytes())]
-    counts = counts_of(values.size)
+def passes_of(
+    tensors: list[Tensor], counts: list[int], room: int, path: Path, patch: pytest.MonkeyPatch
+) -> int:
+    """Return how often everything is read, having checked the masks."""
     passes = 0
-    real = topk._pass
+    real = Scan.pieces
 
-    def counted(*args: object) -> object:
+    def counted(scan: Scan) -> object:
         nonlocal passes
         passes += 1
-        return real(*args)  # type: ignore[arg-type]
+        return real(scan)
 
-    monkeypatch.setattr(topk, "_pass", counted)
-    masks = selected_masks(tmp_path / "m", tensors, counts, step=step)
+    patch.setattr(Scan, "pieces", counted)
+    masks = selected_masks(path, tensors, counts, step=512, direct=1, room=room)
     assert_same_masks(masks, reference_masks(tensors, counts))
-    assert passes > 2  # a right guess takes two
+    return passes - 1  # one of them makes the masks
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F64"])
+def test_two_passes_find_most_cuts(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = network(5, ["normal"], [dtype], 20_000)
+    assert passes_of(tensors, [2000, 6000, 10_000], 3 << 10, tmp_path / "m", monkeypatch) == 2
+
+
+@pytest.mark.parametrize("misled", ["high", "low"])
+def test_digits_that_are_not_spread_evenly(
+    misled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cut lies far from where it is foretold: one more pass finds it."""
+    rng = np.random.default_rng(5)
+    low = rng.integers(0, 100, 6000, np.uint32)  # of the 16 bits after the first digit
+    low += np.uint32(0 if misled == "high" else 65400)
+    keys = np.uint32(0x3F80_0000) + low
+    tensors: list[Tensor] = [("w", "F32", keys.shape, keys.astype("<u4").tobytes())]
+    assert passes_of(tensors, [3000], 200, tmp_path / "m", monkeypatch) == 3
+
+
+def test_more_near_the_cut_than_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All weights are as large as the cut, which lies where it is foretold: they are not kept."""
+    keys = np.full(6000, 0x3F80_8000, "<u4")
+    tensors: list[Tensor] = [("w", "F32", keys.shape, keys.tobytes())]
+    assert passes_of(tensors, [3000], 600, tmp_path / "m", monkeypatch) == 3
+
+
+def test_hashes_that_are_not_spread_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the largest weights, all with one key, none has a hash near the middle."""
+    first = position_hash(np.arange(200_000, dtype=np.uint64)) >> np.uint64(60)
+    tied = (first == 0) | (first == 15)
+    values = np.where(tied, 0x3F80, 0x3F00).astype("<u2")
+    tensors: list[Tensor] = [("w", "BF16", values.shape, values.tobytes())]
+    above = int(np.count_nonzero(first == 15))
+    assert passes_of(tensors, [above + 5], 300, tmp_path / "m", monkeypatch) == 3
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending"])
-def test_sorted_weights(order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topk, "SAMPLE_FROM", 1)
-    monkeypatch.setattr(topk, "SAMPLE", 128)
+def test_sorted_weights(order: str, tmp_path: Path) -> None:
     values = np.sort(np.random.default_rng(6).standard_normal(6000).astype("<f4"))
     if order == "descending":
         values = values[::-1]
     tensors: list[Tensor] = [("w", "F32", values.shape, values.tobytes())]
     counts = counts_of(values.size)
-    masks = selected_masks(tmp_path / "m", tensors, counts, step=512)
+    masks = selected_masks(tmp_path / "m", tensors, counts, step=512, direct=1, room=128)
     assert_same_masks(masks, reference_masks(tensors, counts))
 
 
@@ -167,34 +176,14 @@ def test_any_network(data: st.DataObject) -> None:
     numel = sum(t[2][0] for t in tensors)
     counts = sorted(data.draw(st.sets(st.integers(0, numel), min_size=1, max_size=5)))
     step = 8 * data.draw(st.integers(1, 20))
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bracket, "GATHER", data.draw(st.sampled_from([1, 50, 1 << 16])))
-        patch.setattr(topk, "SAMPLE_FROM", data.draw(st.sampled_from([1, 1 << 22])))
-        patch.setattr(topk, "SAMPLE", data.draw(st.integers(1, 400)))
-        threads = data.draw(st.sampled_from([1, 2]))
-        masks = selected_masks(Path(folder) / "m", tensors, counts, threads, step)
+    threads = data.draw(st.sampled_from([1, 2]))
+    direct = data.draw(st.sampled_from([1, 1 << 22]))
+    room = data.draw(st.sampled_from([0, 1, 50, 400, 1 << 20]))
+    with tempfile.TemporaryDirectory() as folder:
+        masks = selected_masks(
+            Path(folder) / "m", tensors, counts, threads, step, direct=direct, room=room
+        )
     assert_same_masks(masks, reference_masks(tensors, counts))
-
-
-def test_pieces_without_weights_near_the_cut_are_not_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tensors = network(4, ["normal"], ["F32"], 4000)
-    read: list[int] = []
-
-    def counted(scan: Scan, brackets: Sequence[bracket.Bracket]) -> list[Piece]:
-        found = list(pieces(scan, brackets))
-        read.append(len(found))
-        return found
-
-    pieces = topk._pieces
-    monkeypatch.setattr(topk, "_pieces", counted)
-    monkeypatch.setattr(topk, "SAMPLE_FROM", 1)
-    numel = sum(t[2][0] for t in tensors)
-    masks = selected_masks(tmp_path / "m", tensors, [numel // 10], 1, step=64)
-    assert_same_masks(masks, reference_masks(tensors, [numel // 10]))
-    assert read[0] == -(-4000 // 64) * len(tensors)
-    assert all(0 < later < read[0] // 2 for later in read[1:])
 
 
 # -- Few weights, all of whose keys are held ------------------------------------------------------
@@ -208,13 +197,11 @@ def test_few_weights_are_cut_where_many_are(
     tensors = network(7, [kind], dtypes, 611)
     numel = 611 * len(tensors)
     counts = sorted({*counts_of(numel), *range(0, numel, 53)})
-    monkeypatch.setattr(topk, "SAMPLE_FROM", numel + 1)
-    direct = selected_masks(tmp_path / "m", tensors, counts, step=64)
+    direct = selected_masks(tmp_path / "m", tensors, counts, step=64, direct=numel + 1)
     assert_same_masks(direct, reference_masks(tensors, counts))
-    monkeypatch.setattr(topk, "SAMPLE_FROM", numel)
-    monkeypatch.setattr(topk, "SAMPLE", 300)
-    monkeypatch.setattr(topk, "_direct", None)  # the other way is taken, or this raises
-    assert_same_masks(selected_masks(tmp_path / "m", tensors, counts, step=64), direct)
+    monkeypatch.setattr(topk, "few_cuts", None)  # the other way is taken, or this raises
+    masks = selected_masks(tmp_path / "m", tensors, counts, step=64, direct=numel, room=300)
+    assert_same_masks(masks, direct)
 
 
 def test_few_weights_do_not_depend_on_pieces_and_order(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.selection.naming import Siblings
 from elsa_cli.selection.roles import by_name
-from elsa_cli.storage.container import lay_out
+from elsa_cli.storage.container import TensorSpec, lay_out
 
 Entry = tuple[str, list[int], str]
 ZOO: dict[str, list[Entry]] = json.loads((Path(__file__).parent / "zoo.json").read_text())
@@ -32,7 +32,9 @@ WRONG = {
 def mistakes(entries: list[Entry]) -> set[str]:
     """Return the tensors that the rules put on the other side than the truth does."""
     told = by_name(
-        Siblings(lay_out((name, DTYPES["F32"], tuple(shape)) for name, shape, _ in entries))
+        Siblings(
+            lay_out(TensorSpec(name, DTYPES["F32"], tuple(shape)) for name, shape, _ in entries)
+        )
     )
     return {
         name for name, _, truth in entries if (told[name].role == "weight") != (truth == "prune")

@@ -96,7 +96,7 @@ def test_options(folder: Path, tmp_path: Path) -> None:
     assert report.method["options"] == expected
     assert report.seed == 3
     for key, text in [("times", "1.5"), ("power", "much"), ("on", "yes")]:
-        with pytest.raises(UsageError, match=f"--set {key}={text}: not a"):
+        with pytest.raises(UsageError, match=f'^settings={{"{key}": "{text}"}} is not '):
             bind("many", {key: text}, 0)
     with pytest.raises(UsageError, match=r"no option 'seed'.*: on, power, times, word"):
         bind("many", {"seed": "1"}, 0)

@@ -14,7 +14,7 @@ from elsa_cli.errors import (
     InputError,
     TruncatedFile,
 )
-from elsa_cli.storage.container import MAX_HEADER, Container, encode_header, lay_out
+from elsa_cli.storage.container import MAX_HEADER, Container, TensorSpec, encode_header, lay_out
 from tests.helpers import BITS, nbytes, write_raw, write_safetensors
 
 
@@ -109,7 +109,9 @@ def test_a_read_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_lay_out_places_tensors_in_the_order_of_the_library() -> None:
     shape = (3, 8)
-    placed = lay_out([(f"{n}.{d}", DTYPES[d], shape) for d in BITS for n in "ba"], start=16)
+    placed = lay_out(
+        [TensorSpec(f"{n}.{d}", DTYPES[d], shape) for d in BITS for n in "ba"], start=16
+    )
     names = [f"{n}.{d}" for d in reversed(BITS) for n in "ab"]
     assert [t.name for t in placed] == names
     at = 16
@@ -119,7 +121,7 @@ def test_lay_out_places_tensors_in_the_order_of_the_library() -> None:
 
 
 def test_encode_header_can_be_longer_than_needed() -> None:
-    tensors = lay_out([("a", DTYPES["U8"], (3,))])
+    tensors = lay_out([TensorSpec("a", DTYPES["U8"], (3,))])
     short = encode_header(tensors, {"b": "1", "a": "2"})
     longer = encode_header(tensors, {"a": "2", "b": "1"}, len(short) + 24)
     assert longer == struct.pack("<Q", len(short) + 16) + short[8:] + b" " * 24

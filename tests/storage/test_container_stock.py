@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.errors import MalformedFile
-from elsa_cli.storage.container import Container, encode_header, lay_out
+from elsa_cli.storage.container import Container, TensorSpec, encode_header, lay_out
 from tests.helpers import (
     BITS,
     Tensor,
@@ -26,7 +26,7 @@ from tests.helpers import (
 
 def ours(tensors: list[Tensor], metadata: dict[str, str]) -> bytes:
     data = {name: raw for name, _, _, raw in tensors}
-    placed = lay_out((name, DTYPES[d], tuple(shape)) for name, d, shape, _ in tensors)
+    placed = lay_out(TensorSpec(name, DTYPES[d], tuple(shape)) for name, d, shape, _ in tensors)
     return encode_header(placed, metadata) + b"".join(data[t.name] for t in placed)
 
 

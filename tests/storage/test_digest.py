@@ -7,9 +7,9 @@ import zlib
 import numpy as np
 import pytest
 
-from elsa_cli.core.work import Scratch
-from elsa_cli.storage.digest import BLOCK, STEP, Digests, digest_memory, digest_ranges
+from elsa_cli.storage.digest import BLOCK, Digests, digest_memory, digest_ranges
 
+STEP = 8 * BLOCK
 EMPTY = hashlib.sha256(b"").hexdigest()
 
 
@@ -39,18 +39,24 @@ def test_ranges(threads: int) -> None:
     assert sum(done) == sum(size for _, size in ranges)
 
 
-def test_the_order_of_the_pieces_does_not_matter() -> None:
+@pytest.mark.parametrize("step", [BLOCK, 3 * BLOCK])
+def test_the_order_of_the_pieces_does_not_matter(step: int) -> None:
     data = np.random.default_rng(9).bytes(2 * STEP + 5)
-
-    def read_into(offset: int, buffer: memoryview) -> None:
-        buffer[:] = data[offset : offset + len(buffer)]
-
-    digests = Digests(read_into, [(0, len(data)), (1, STEP)])
-    scratch = Scratch()
-    assert sum(digests.take(p, scratch) for p in reversed(list(digests.pieces()))) == (
-        len(data) + STEP
-    )
+    digests = Digests([len(data), STEP])
+    for at in reversed(range(0, len(data), step)):
+        digests.add(0, at, memoryview(data)[at : at + step])
+        if at < STEP:
+            digests.add(1, at, memoryview(data)[1 + at : 1 + min(at + step, STEP)])
     assert digests.results() == [by_hand(data), by_hand(data[1 : 1 + STEP])]
+
+
+@pytest.mark.parametrize("step", [1000, BLOCK - 1, BLOCK + 1])
+def test_pieces_that_share_blocks_come_in_order(step: int) -> None:
+    data = np.random.default_rng(10).bytes(2 * BLOCK + 5)
+    digests = Digests([len(data)])
+    for at in range(0, len(data), step):
+        digests.add(0, at, memoryview(data)[at : at + step])
+    assert digests.results() == [by_hand(data)]
 
 
 @pytest.mark.parametrize("at", [0, BLOCK - 1, BLOCK, 2 * BLOCK + 4])

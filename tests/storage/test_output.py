@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from elsa_cli.errors import DiskFull, ElsaError, OutputError, OutputExists, UsageError
+from elsa_cli.storage.local import LocalFile
 from elsa_cli.storage.output import OutputFile, Policy
+from elsa_cli.storage.source import Extent
 
 DATA = bytes(range(256)) * 5
 
@@ -199,8 +201,8 @@ def test_an_input_is_refused_without_force(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="also an input"):
             OutputFile(name, Policy([path]))
     assert path.read_bytes() == b"input"
-    with path.open("rb") as source, OutputFile(path, Policy([path], force=True)) as out:
-        out.copy_from(source.fileno(), 0, 0, 5)
+    with LocalFile(path) as source, OutputFile(path, Policy([path], force=True)) as out:
+        out.copy_from(Extent(source, 0, 5), 0)
         out.commit()
     assert path.read_bytes() == b"input"
 

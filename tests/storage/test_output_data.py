@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from elsa_cli.errors import DiskFull, ElsaError, OutputError, OutputExists
-from elsa_cli.storage.output import COPY_BYTES, OutputFile, Policy, copy_steps
+from elsa_cli.storage.copying import COPY_BYTES, copy_steps
+from elsa_cli.storage.local import LocalFile
+from elsa_cli.storage.memory import MemoryBytes
+from elsa_cli.storage.output import OutputFile, Policy
+from elsa_cli.storage.source import ByteSource, Extent
 
 DATA = bytes(range(256)) * 5
 
@@ -22,8 +26,8 @@ def needs(call: str) -> pytest.MarkDecorator:
 
 
 def copy(source: Path, target: Path, size: int) -> None:
-    with source.open("rb") as file, OutputFile(target) as out:
-        out.copy_from(file.fileno(), 0, 0, size)
+    with LocalFile(source) as file, OutputFile(target) as out:
+        out.copy_from(Extent(file, 0, size), 0)
         out.commit()
 
 
@@ -88,11 +92,11 @@ def test_copies_are_the_same_with_and_without_the_kernels_help(
 
     if number is not None:
         monkeypatch.setattr(os, "copy_file_range", call)
-    with source.open("rb") as file, OutputFile(tmp_path / "out") as out:
+    with LocalFile(source) as file, OutputFile(tmp_path / "out") as out:
         out.write_at(0, b"head")
-        out.copy_from(file.fileno(), 5, 4, len(data) - 5)
-        out.copy_from(file.fileno(), 0, 0, 2)
-        out.copy_from(file.fileno(), 0, 0, 0)
+        out.copy_from(Extent(file, 5, len(data) - 5), 4)
+        out.copy_from(Extent(file, 0, 2), 0)
+        out.copy_from(Extent(file, 0, 0), 0)
         out.commit()
     assert (tmp_path / "out").read_bytes() == data[:2] + b"ad" + data[5:]
 
@@ -117,32 +121,44 @@ def test_a_full_disk_while_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_copy_steps_join_neighbours_and_split_what_is_long() -> None:
-    assert list(copy_steps([])) == []
-    assert list(copy_steps([(0, 8, 4), (4, 12, 6), (10, 19, 1), (12, 20, 1)])) == [
-        (0, 8, 10),
-        (10, 19, 1),
-        (12, 20, 1),
+    one, two = MemoryBytes("one", []), MemoryBytes("two", [])
+
+    def steps(*moves: tuple[ByteSource, int, int, int]) -> list[tuple[ByteSource, int, int, int]]:
+        given = ((Extent(source, at, size), target) for source, at, target, size in moves)
+        return [(source, at, to, size) for (source, at, size), to in copy_steps(given)]
+
+    assert steps() == []
+    assert steps((one, 0, 8, 4), (one, 4, 12, 6), (one, 10, 19, 1), (one, 12, 20, 1)) == [
+        (one, 0, 8, 10),
+        (one, 10, 19, 1),
+        (one, 12, 20, 1),
     ]
-    assert list(
-        copy_steps([(1, 2, 0), (1, 2, COPY_BYTES), (1 + COPY_BYTES, 2 + COPY_BYTES, 5)])
-    ) == [
-        (1, 2, COPY_BYTES),
-        (1 + COPY_BYTES, 2 + COPY_BYTES, 5),
+    assert steps((one, 0, 8, 4), (two, 4, 12, 6)) == [(one, 0, 8, 4), (two, 4, 12, 6)]
+    size = COPY_BYTES
+    assert steps((one, 1, 2, 0), (one, 1, 2, size), (one, 1 + size, 2 + size, 5)) == [
+        (one, 1, 2, size),
+        (one, 1 + size, 2 + size, 5),
     ]
 
 
 def test_an_input_that_ends_while_it_is_copied(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(b"abc")
-    source = os.open(tmp_path / "in", os.O_RDONLY)
-    try:
-        with (
-            OutputFile(tmp_path / "out") as out,
-            pytest.raises(OutputError, match="an input ended while it was copied"),
-        ):
-            out.copy_from(source, 0, 0, 10)
-    finally:
-        os.close(source)
+    with (
+        LocalFile(tmp_path / "in") as source,
+        OutputFile(tmp_path / "out") as out,
+        pytest.raises(OutputError, match="in ended while it was copied"),
+    ):
+        out.copy_from(Extent(source, 0, 10), 0)
     assert os.listdir(tmp_path) == ["in"]
+
+
+def test_a_source_without_a_descriptor_is_copied_through_memory(tmp_path: Path) -> None:
+    data = os.urandom(COPY_BYTES + 12_345)
+    source = MemoryBytes("memory", [memoryview(data)[:777], memoryview(data)[777:]])
+    with OutputFile(tmp_path / "out") as out:
+        out.copy_from(Extent(source, 5, len(data) - 5), 3)
+        out.commit()
+    assert (tmp_path / "out").read_bytes() == bytes(3) + data[5:]
 
 
 @pytest.mark.parametrize("clobber", [True, False])

@@ -95,7 +95,7 @@ def test_errors_of_the_other_process_are_told_apart(pair: Pair) -> None:
             == [
                 "PeerSilent: another process of this run did not answer in time; it is stuck, or "
                 "its share of the step takes far longer; see what it does, then start the run "
-                "again with --resume"
+                "again with resume=True"
             ]
             * 3
         )
@@ -104,7 +104,7 @@ def test_errors_of_the_other_process_are_told_apart(pair: Pair) -> None:
 
 def test_a_process_that_is_gone(pair: Pair) -> None:
     assert pair[0]["lost"].startswith("PeerLost: another process of this run has ended")
-    assert "--resume" in pair[0]["lost"]
+    assert "resume=True" in pair[0]["lost"]
 
 
 @pytest.mark.parametrize("run", ["shared out", "own share", "joint", "recalibrate", "past"])

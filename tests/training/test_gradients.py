@@ -88,9 +88,9 @@ def loss(model, batch):  # for some steps the last layer alone
 LEVELS = "0.5"
 CUT_LINE = (
     "that level dense trains got a gradient in any of {steps} steps, so nothing was trained; "
-    "something cuts it off from the loss: checkpoint(…, use_reentrant=True) does so where what "
-    "lies below is frozen, as embeddings are after the sparsest level (use use_reentrant=False); "
-    "detach() and no_grad() do so too"
+    "something cuts it off from the loss: checkpoint(…, use_reentrant=True) does so if "
+    "the layers below are frozen, as embeddings are after the sparsest level (use "
+    "use_reentrant=False); detach() and no_grad() do so too"
 )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from elsa_cli.core.level import DENSE
-from elsa_cli.models.data import Place, Stream
+from elsa_cli.models.data import Position, Stream
 from elsa_cli.training.joint import JointStepper
 from elsa_cli.training.options import TrainOptions
 from elsa_cli.training.stepping import Setup
@@ -58,7 +58,7 @@ def stepper_of(
 
 def batches(setup: Setup, first: int = 0, last: int = TOTAL) -> list[tuple[int, list[Any]]]:
     stream = Stream(setup.recipe, 0, 0, 0, 1, 1)
-    walk = stream.walk(Place(), TOTAL)
+    walk = stream.walk(Position(), TOTAL)
     return [(place.step - 1, found) for place, found in walk][first:last]
 
 
@@ -94,11 +94,11 @@ def test_a_step_changes_the_small_tensors_of_its_level(
 ) -> None:
     stepper, setup = stepper_of(tmp_path)
     draw(stepper, stage, monkeypatch)
-    before = [copies(own) for own in stepper._own]
+    before = [copies(own) for own in stepper._sets]
     assert [sorted(own) for own in before] == [setup.ladder.small] * 3
     for step, found in batches(setup):
         stepper.step(found, step)
-    for number, own in enumerate(stepper._own):
+    for number, own in enumerate(stepper._sets):
         if number != stage:
             assert_same(own, before[number])
         else:
@@ -127,7 +127,7 @@ def test_the_model_runs_masked_with_its_own_small_tensors(
     weight = nested.values["0.weight"]
     weight[nested.owner["0.weight"] == 0] = -0.0
     for at, level in enumerate(setup.ladder.stages):
-        nested.own[level] = {"4.bias": torch.full((3,), at + 1.0)}
+        nested.per_level[level] = {"4.bias": torch.full((3,), at + 1.0)}
     stepper = JointStepper(setup, 0, 0.1, TOTAL)
     draw(stepper, stage, monkeypatch)
     ((step, found), *_) = batches(setup)
@@ -180,11 +180,11 @@ def test_shared_norms_are_one_set(norm: str, tmp_path: Path) -> None:
     before = copies(setup.ladder.network.slots)
     for step, found in batches(setup):
         stepper.step(found, step)
-    assert len(stepper._own) == 1
-    assert not any(same(t, before[n]) for n, t in stepper._own[0].items())
+    assert len(stepper._sets) == 1
+    assert not any(same(t, before[n]) for n, t in stepper._sets[0].items())
     stepper.finish()
     for stage in range(3):
-        assert_same(setup.ladder.start_of(stage), copies(stepper._own[0]))
+        assert_same(setup.ladder.start_of(stage), copies(stepper._sets[0]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -195,14 +195,14 @@ def test_finishing_stores_each_level_in_the_stored_dtype(
     nested, slots = setup.ladder.nested, setup.ladder.network.slots
     for step, found in batches(setup):
         stepper.step(found, step)
-    small = [copies(own) for own in stepper._own]
+    small = [copies(own) for own in stepper._sets]
     weights = {n: slots[n].detach().clone() for n in nested.owner}
     stepper.finish()
-    assert sorted(nested.own) == [DENSE, *reversed(nested.levels)]
+    assert sorted(nested.per_level) == [DENSE, *reversed(nested.levels)]
     for level, own in zip(setup.ladder.stages, small, strict=True):
         wanted = {n: t.to(dtype) if t.is_floating_point() else t for n, t in own.items()}
-        assert_same(nested.own[level], wanted)
-    assert not same(nested.own[DENSE]["4.bias"], nested.own[nested.levels[0]]["4.bias"])
+        assert_same(nested.per_level[level], wanted)
+    assert not same(nested.per_level[DENSE]["4.bias"], nested.per_level[nested.levels[0]]["4.bias"])
     for name, weight in weights.items():
         assert same(nested.values[name], weight.to(dtype))
 
@@ -211,7 +211,7 @@ def test_the_stages_begin_with_what_the_joint_phase_gave(tmp_path: Path) -> None
     stepper, setup = stepper_of(tmp_path)
     for step, found in batches(setup):
         stepper.step(found, step)
-    small = [copies(own) for own in stepper._own]
+    small = [copies(own) for own in stepper._sets]
     stepper.finish()
     for stage in range(3):
         assert_same(setup.ladder.start_of(stage), small[stage])
@@ -244,8 +244,8 @@ def test_going_on_from_a_state(options: dict[str, Any], at: int, tmp_path: Path)
     second.finish()
     assert second.lr == whole.lr
     assert_same(other.ladder.nested.values, setup.ladder.nested.values)
-    for level, own in setup.ladder.nested.own.items():
-        assert_same(other.ladder.nested.own[level], own)
+    for level, own in setup.ladder.nested.per_level.items():
+        assert_same(other.ladder.nested.per_level[level], own)
 
 
 def test_a_schedule_of_the_recipe_goes_on_for_levels_that_are_not_drawn(
@@ -273,5 +273,5 @@ def test_what_the_recipe_froze_stays_frozen(tmp_path: Path) -> None:
     for step, found in batches(setup):
         stepper.step(found, step)
     stepper.finish()
-    for own in setup.ladder.nested.own.values():
+    for own in setup.ladder.nested.per_level.values():
         assert same(own["4.bias"], before["4.bias"])

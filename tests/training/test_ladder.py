@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from elsa_cli.core.level import DENSE, Level, parse_levels
+from elsa_cli.core.level import DENSE, Level
 from elsa_cli.errors import FrozenChanged, NonFiniteLoss, UsageError
 from elsa_cli.models.network import Network
-from elsa_cli.training.ladder import Ladder, Nested, owner_of
+from elsa_cli.training.ladder import Ladder
 from elsa_cli.training.options import TrainOptions
 from tests.training.tiny import (
     CPU,
@@ -60,7 +60,7 @@ def ladder(
             at = (owner == stage).flatten().nonzero()[0, 0]
             bits.view(-1)[at] = raw(torch.tensor(-0.0).to(dtype)).item()
         nested.values[name] = bits.view(dtype)
-    network.match(nested.values, nested.owner, "file")
+    network.store_as(nested.values)
     return Ladder(nested, network, options or TrainOptions())
 
 
@@ -88,54 +88,6 @@ def climb(ladder: Ladder, seed: int = 0) -> dict[Level, dict[str, Tensor]]:
         ladder.leave(stage)
         done[level] = {n: t.clone() for n, t in ladder.nested.state(level).items()}
     return done
-
-
-# Owners.
-
-
-def test_owners_of_nested_masks() -> None:
-    masks = [
-        torch.tensor([[1, 0, 0, 0]]).bool(),
-        torch.tensor([[1, 1, 0, 0]]).bool(),
-        torch.tensor([[1, 1, 1, 0]]).bool(),
-    ]
-    owner = owner_of(masks)
-    assert owner.dtype == torch.uint8
-    assert owner.tolist() == [[0, 1, 2, 3]]
-    for stage, mask in enumerate(masks):
-        assert torch.equal(owner <= stage, mask)
-
-
-def test_owners_of_random_masks() -> None:
-    torch.manual_seed(0)
-    draw = torch.rand(50, 7)
-    masks = [draw < part for part in (0.0, 0.1, 0.3, 0.3, 1.0)]
-    owner = owner_of(masks)
-    for stage, mask in enumerate(masks):
-        assert torch.equal(owner <= stage, mask)
-
-
-def test_the_state_of_a_level_is_zero_outside_and_bits_inside() -> None:
-    nested = ladder(dtype=torch.bfloat16).nested
-    nested.own = {nested.levels[0]: {"1.bias": torch.ones(8, dtype=torch.bfloat16)}}
-    for stage, level in enumerate((*nested.levels, DENSE)):
-        state = nested.state(level)
-        assert list(state) == list(nested.values)
-        for name, tensor in state.items():
-            if name in nested.owner:
-                keep = nested.owner[name] <= stage
-                assert torch.equal(nested.masks(stage)[name], keep)
-                assert torch.equal(raw(tensor)[keep], raw(nested.values[name])[keep])
-                assert not raw(tensor)[~keep].any()
-            elif name == "1.bias" and not stage:
-                assert same(tensor, nested.own[level][name])
-            else:
-                assert same(tensor, nested.values[name])
-
-
-def test_a_level_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match=r"not in tuple"):
-        ladder().nested.state(parse_levels("0.3")[0])
 
 
 # How tensors take part.
@@ -181,7 +133,7 @@ def test_what_the_checkpoint_lacks_takes_no_part() -> None:
     network = Network(model, CPU)
     nested = nested_of(network, prunable=("0.weight",))
     nested.values["carried"] = torch.ones(3)
-    network.match(nested.values, nested.owner, "file")
+    network.store_as(nested.values)
     found = Ladder(nested, network, TrainOptions())
     climb(found)
     assert nested.values["carried"].tolist() == [1, 1, 1]
@@ -206,7 +158,7 @@ def test_leaving_untrained_changes_nothing(dtype: torch.dtype) -> None:
         found.enter(stage).check()
         found.leave(stage)
     assert_same(found.nested.values, before)
-    assert found.nested.own == {level: {} for level in found.nested.levels}
+    assert found.nested.per_level == {level: {} for level in found.nested.levels}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, *FP8])
@@ -261,17 +213,17 @@ def test_per_level_tensors_are_those_that_differ() -> None:
     found = ladder()
     climb(found)
     for level in found.nested.levels:
-        assert list(found.nested.own[level]) == [*SMALL, "3.bias"]
+        assert list(found.nested.per_level[level]) == [*SMALL, "3.bias"]
 
     found = ladder(TrainOptions(norm="recalibrate"))
     climb(found)
     for level in found.nested.levels:
-        assert list(found.nested.own[level]) == [
+        assert list(found.nested.per_level[level]) == [
             "1.num_batches_tracked",
             "1.running_mean",
             "1.running_var",
         ]
-    assert DENSE not in found.nested.own
+    assert DENSE not in found.nested.per_level
 
 
 def test_a_tensor_that_one_level_alone_has_otherwise_is_stored_for_all() -> None:
@@ -286,11 +238,11 @@ def test_a_tensor_that_one_level_alone_has_otherwise_is_stored_for_all() -> None
         elif stage == 2:
             found.network.load({"3.bias": found.nested.values["3.bias"]})
         found.leave(stage)
-        assert level in found.nested.own or level == DENSE
+        assert level in found.nested.per_level or level == DENSE
     zero, half = found.nested.levels
-    assert list(found.nested.own[zero]) == list(found.nested.own[half]) == ["3.bias"]
-    assert not same(found.nested.own[zero]["3.bias"], found.nested.own[half]["3.bias"])
-    assert same(found.nested.own[zero]["3.bias"], found.nested.values["3.bias"])
+    assert list(found.nested.per_level[zero]) == list(found.nested.per_level[half]) == ["3.bias"]
+    assert not same(found.nested.per_level[zero]["3.bias"], found.nested.per_level[half]["3.bias"])
+    assert same(found.nested.per_level[zero]["3.bias"], found.nested.values["3.bias"])
 
 
 def test_a_level_begins_with_the_small_tensors_of_the_last() -> None:
@@ -306,14 +258,14 @@ def test_a_level_begins_with_the_small_tensors_of_the_last() -> None:
 def test_a_level_begins_with_its_own_small_tensors_if_it_has_some() -> None:
     found = ladder()
     sparse, half = found.nested.levels
-    found.nested.own = {half: {"1.bias": torch.full((8,), 7.0)}}
+    found.nested.per_level = {half: {"1.bias": torch.full((8,), 7.0)}}
     wanted = {n: found.nested.values[n] for n in found.small}
     assert_same(found.start_of(0), wanted)
-    assert_same(found.start_of(1), wanted | found.nested.own[half])
-    assert_same(found.start_of(2), wanted | found.nested.own[half])
+    assert_same(found.start_of(1), wanted | found.nested.per_level[half])
+    assert_same(found.start_of(2), wanted | found.nested.per_level[half])
     found.enter(1)
     assert found.network.live(["1.bias"])["1.bias"].tolist() == [7.0] * 8
-    assert sparse not in found.nested.own
+    assert sparse not in found.nested.per_level
 
 
 @pytest.mark.parametrize("norm", ["shared", "recalibrate"])
@@ -321,21 +273,21 @@ def test_shared_vectors_are_one_for_all_whatever_the_checkpoint_had(norm: str) -
     """A checkpoint trained per level, trained again: the first level's vectors are for all."""
     found = ladder(TrainOptions(norm=norm))
     for at, level in enumerate(found.stages):
-        found.nested.own[level] = {"3.bias": torch.full((4,), float(at))}
+        found.nested.per_level[level] = {"3.bias": torch.full((4,), float(at))}
     climb(found)
-    assert "3.bias" not in {name for own in found.nested.own.values() for name in own}
+    assert "3.bias" not in {name for own in found.nested.per_level.values() for name in own}
 
 
 def test_shared_statistics_are_one_for_all_whatever_the_checkpoint_had() -> None:
     found = ladder(TrainOptions(norm="shared"))
     for at, level in enumerate(found.stages):
-        found.nested.own[level] = {"1.running_mean": torch.full((8,), float(at))}
+        found.nested.per_level[level] = {"1.running_mean": torch.full((8,), float(at))}
     for stage in range(3):
         found.enter(stage)
         if not stage:
             write(found, stage)  # later on, norms estimate nothing
         found.leave(stage)
-    assert found.nested.own == {level: {} for level in found.nested.levels}
+    assert found.nested.per_level == {level: {} for level in found.nested.levels}
 
 
 def test_shells_from_zero() -> None:
@@ -380,7 +332,7 @@ def test_a_frozen_weight_that_was_written_to(bit: int) -> None:
     with pytest.raises(FrozenChanged, match=r"^3.weight: frozen weights changed while level 0.5"):
         found.leave(1)
     assert_same(found.nested.values, before)
-    assert found.nested.levels[1] not in found.nested.own
+    assert found.nested.levels[1] not in found.nested.per_level
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, *FP8])
@@ -475,7 +427,7 @@ def test_a_buffer_may_hold_infinities() -> None:
     model.register_buffer("mask", torch.triu(torch.full((4, 4), -float("inf")), 1))
     network = Network(model, CPU)
     nested = nested_of(network, prunable=("0.weight",))
-    network.match(nested.values, nested.owner, "file")
+    network.store_as(nested.values)
     before = {n: t.clone() for n, t in nested.values.items()}
     found = Ladder(nested, network, TrainOptions())
     for stage in range(3):
@@ -512,7 +464,7 @@ def test_a_shared_tensor_that_is_tied_is_trained_in_the_first_stage(norm: str) -
     network = Network(model, CPU)
     nested = nested_of(network, prunable=("1.weight",))
     del nested.values["2.weight"]
-    network.match(nested.values, nested.owner, "file")
+    network.store_as(nested.values)
     found = Ladder(nested, network, TrainOptions(norm=norm))
     for stage in range(3):
         found.enter(stage)
@@ -535,7 +487,7 @@ def test_tied_weights_with_two_masks(tmp_path: Path) -> None:
     network = Network(recipe.build_model(), CPU)
     nested = nested_of(network)
     nested.owner["b.weight"] = nested.owner["b.weight"].flip(0)
-    with pytest.raises(UsageError, match=r"--exclude for these names$"):
+    with pytest.raises(UsageError, match=r"exclude for these names$"):
         Ladder(nested, network, TrainOptions())
 
 
@@ -570,7 +522,7 @@ def test_a_parameter_of_integers() -> None:
 
 def test_nested_is_one_object_throughout() -> None:
     found = ladder()
-    nested: Nested = found.nested
+    nested = found.nested
     climb(found)
     assert found.nested is nested
     assert sorted(nested.values) == sorted(found.network.slots)

@@ -7,21 +7,27 @@ from typing import Any
 import pytest
 import torch
 
-from elsa_cli.models.data import Place
+from elsa_cli.models.data import Position
 from elsa_cli.models.distributed import Group
 from elsa_cli.training.meter import Meter
 from tests.training.tiny import CPU
 
-PLACES = [Place(1, 0, 1), Place(2, 0, 2), Place(3, 0, 3), Place(4, 1, 1), Place(5, 1, 2)]
+POSITIONS = [
+    Position(1, 0, 1),
+    Position(2, 0, 2),
+    Position(3, 0, 3),
+    Position(4, 1, 1),
+    Position(5, 1, 2),
+]
 LOSSES = [1.0, 2.5, 4.0, 8.0, 0.5]
 TOLD = [
-    (PLACES[0], 1.0, 1.0, 0.1 * 1, False),
-    (PLACES[1], 2.5, 1.75, 0.1 * 2, False),
-    (PLACES[2], 4.0, 2.5, 0.1 * 3, False),
-    (PLACES[2], 4.0, 2.5, 0.1 * 3, True),
-    (PLACES[3], 8.0, 8.0, 0.1 * 4, False),
-    (PLACES[4], 0.5, 4.25, 0.1 * 5, False),
-    (PLACES[4], 0.5, 4.25, 0.1 * 5, True),
+    (POSITIONS[0], 1.0, 1.0, 0.1 * 1, False),
+    (POSITIONS[1], 2.5, 1.75, 0.1 * 2, False),
+    (POSITIONS[2], 4.0, 2.5, 0.1 * 3, False),
+    (POSITIONS[2], 4.0, 2.5, 0.1 * 3, True),
+    (POSITIONS[3], 8.0, 8.0, 0.1 * 4, False),
+    (POSITIONS[4], 0.5, 4.25, 0.1 * 5, False),
+    (POSITIONS[4], 0.5, 4.25, 0.1 * 5, True),
 ]
 
 
@@ -49,9 +55,9 @@ class Told(list[Any]):
 def test_losses_are_told_in_order(every: int) -> None:
     told = Told()
     meter = Meter(Group(CPU), told)
-    for at, (place, loss) in enumerate(zip(PLACES, LOSSES, strict=True), 1):
-        meter.add(place, torch.tensor(loss), 0.1 * place.step)
-        if at % every == 0 or at == len(PLACES):
+    for at, (position, loss) in enumerate(zip(POSITIONS, LOSSES, strict=True), 1):
+        meter.add(position, torch.tensor(loss), 0.1 * position.step)
+        if at % every == 0 or at == len(POSITIONS):
             assert meter.fetch(False, False) == (False, False)
     assert meter.mean == 4.25
     meter.close()
@@ -65,26 +71,26 @@ def test_without_a_step() -> None:
     assert meter.mean is None
     assert meter.state() == {"sum": 0.0, "count": 0, "last": None}
     other = Meter(Group(CPU), told)
-    other.load(meter.state())
+    other.load(meter.state(), Position())
     other.close()
     assert told == []
 
 
-@pytest.mark.parametrize("at", range(len(PLACES) + 1))
+@pytest.mark.parametrize("at", range(len(POSITIONS) + 1))
 def test_going_on_from_a_state(at: int) -> None:
     told = Told()
     meter = Meter(Group(CPU), told)
-    for number, (place, loss) in enumerate(zip(PLACES, LOSSES, strict=True)):
+    for number, (position, loss) in enumerate(zip(POSITIONS, LOSSES, strict=True)):
         if number == at:
             state = meter.state()
             meter = Meter(Group(CPU), told)
-            meter.load(state)
-        meter.add(place, torch.tensor(loss), 0.1 * place.step)
+            meter.load(state, POSITIONS[at - 1])
+        meter.add(position, torch.tensor(loss), 0.1 * position.step)
         meter.fetch(False, False)
-    if at == len(PLACES):
+    if at == len(POSITIONS):
         state = meter.state()
         meter = Meter(Group(CPU), told)
-        meter.load(state)
+        meter.load(state, POSITIONS[-1])
     assert meter.mean == 4.25
     meter.close()
     assert told == TOLD
@@ -94,8 +100,8 @@ def test_going_on_from_a_state(at: int) -> None:
 def test_losses_of_any_dtype(dtype: torch.dtype) -> None:
     told = Told()
     meter = Meter(Group(CPU), told)
-    meter.add(PLACES[0], torch.tensor(1.5, dtype=dtype), 0.1)
-    meter.add(PLACES[1], torch.tensor(2.25, dtype=torch.float32), 0.1)
+    meter.add(POSITIONS[0], torch.tensor(1.5, dtype=dtype), 0.1)
+    meter.add(POSITIONS[1], torch.tensor(2.25, dtype=torch.float32), 0.1)
     meter.fetch(False, False)
     assert [t[1:3] for t in told] == [(1.5, 1.5), (2.25, 1.875)]
 
@@ -103,16 +109,16 @@ def test_losses_of_any_dtype(dtype: torch.dtype) -> None:
 def test_the_mean_is_over_the_processes() -> None:
     told = Told()
     meter = Meter(Two(0, 0), told)
-    meter.add(PLACES[0], torch.tensor(2.0), 0.1)
+    meter.add(POSITIONS[0], torch.tensor(2.0), 0.1)
     meter.fetch(False, False)
-    assert told == [(PLACES[0], 3.0, 3.0, 0.1, False)]
+    assert told == [(POSITIONS[0], 3.0, 3.0, 0.1, False)]
 
 
 @pytest.mark.parametrize("asks", [(0, 0), (1, 0), (0, 1), (1, 1)])
 @pytest.mark.parametrize("mine", [(False, False), (True, False), (False, True)])
 def test_any_process_may_ask(asks: tuple[int, int], mine: tuple[bool, bool]) -> None:
     meter = Meter(Two(*asks), Told())
-    meter.add(PLACES[0], torch.tensor(2.0), 0.1)
+    meter.add(POSITIONS[0], torch.tensor(2.0), 0.1)
     assert meter.fetch(*mine) == (bool(asks[0]) or mine[0], bool(asks[1]) or mine[1])
 
 
@@ -120,6 +126,6 @@ def test_any_process_may_ask(asks: tuple[int, int], mine: tuple[bool, bool]) -> 
 def test_what_is_told_may_be_no_number(loss: float) -> None:
     told = Told()
     meter = Meter(Group(CPU), told)
-    meter.add(PLACES[0], torch.tensor(loss), 0.1)
+    meter.add(POSITIONS[0], torch.tensor(loss), 0.1)
     meter.fetch(False, False)
     assert str(told[0][1]) == str(loss)

@@ -99,7 +99,7 @@ def test_statistics_of_what_rests_stay_and_are_stored_once(
             assert torch.equal(raw(state[f"body.1.{name}"]), raw(begins[f"body.1.{name}"]))
             if way != "recalibrate" or name != "num_batches_tracked":
                 assert not torch.equal(state[f"mid.{name}"], begins[f"mid.{name}"])
-    per_level = {name for own in nested.own.values() for name in own}
+    per_level = {name for own in nested.per_level.values() for name in own}
     assert not [n for n in per_level if n.startswith("body.1.") and n.endswith(STATISTICS)]
     assert ("mid.running_mean" in per_level) == (not way.endswith("shared"))
     assert len(keep.notes) == (2 if model is WHOLE_FROZEN else 1)

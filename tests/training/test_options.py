@@ -15,25 +15,32 @@ STAGES = (*parse_levels("0.9,0.5"), DENSE)
 INF, NAN = float("inf"), float("nan")
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"epochs": (1.0,), "steps": (5,)}, "^--epochs and --steps both say how long; leave out one"),
-    ({"optimizer": "lion"}, "^--optimizer lion; use sgd, adamw, recipe$"),
-    ({"schedule": "linear"}, "^--schedule linear; use cosine, constant, recipe$"),
-    ({"init": "random"}, "^--init random; use keep, zero$"),
-    ({"norm": "none"}, "^--norm none; use per-level, shared, recalibrate$"),
-    ({"precision": "fp16"}, "^--precision fp16; use fp32, bf16$"),
-    ({"schedule": None}, "^--schedule None; use cosine"),
-    *[({"epochs": (1.0, v)}, f"^--epochs {v} is not a length") for v in (-1.0, INF, NAN)],
-    ({"steps": (-1,)}, "^--steps -1 is not a length"),
-    *[({"lr": (v, 0.1)}, f"^--lr {v} is not a length or a rate") for v in (-0.1, INF, NAN)],
-    *[({"momentum": v}, f"^--momentum {v} is") for v in (-0.1, INF, NAN)],
-    *[({"weight_decay": v}, f"^--weight-decay {v} is") for v in (-0.1, INF, NAN)],
-    *[({"joint_epochs": v}, f"^--joint-epochs {v} is") for v in (-1.0, INF, NAN)],
-    *[({"joint_epochs": 1.0, "joint_lr": v}, f"--joint-lr {v}") for v in (-0.1, INF, NAN)],
-    *[({"clip_norm": v}, f"--clip-norm {v}") for v in (-1.0, 0.0, NAN)],
-    ({"seed": -1}, "^--seed -1 is negative"),
-    *[({"accumulate": v}, "^--accumulate and --save-every count from 1") for v in (0, -1)],
-    *[({"save_every": v}, "^--accumulate and --save-every count from 1") for v in (0, -3)],
-    ({"reselect": True, "joint_epochs": 0.0}, "^--reselect chooses after the joint phase; "),
+    ({"epochs": (1.0,), "steps": (5,)}, "^epochs and steps both say how long; leave out one"),
+    ({"optimizer": "lion"}, '^optimizer="lion" is unknown; use sgd, adamw, recipe$'),
+    ({"schedule": "linear"}, '^schedule="linear" is unknown; use cosine, constant, recipe$'),
+    ({"init": "random"}, '^init="random" is unknown; use keep, zero$'),
+    ({"norm": "none"}, '^norm="none" is unknown; use per-level, shared, recalibrate$'),
+    ({"precision": "fp16"}, '^precision="fp16" is unknown; use fp32, bf16$'),
+    ({"schedule": None}, "^schedule=None is unknown; use cosine"),
+    *[({"epochs": (1.0, v)}, f"^epochs={v} is negative or not") for v in (-1.0, INF, NAN)],
+    ({"steps": (-1,)}, "^steps=-1 is negative or not finite; use 0 or a positive number$"),
+    *[({"lr": (v, 0.1)}, f"^lr={v} is negative or not finite") for v in (-0.1, INF, NAN)],
+    *[({"momentum": v}, f"^momentum={v} is negative") for v in (-0.1, INF, NAN)],
+    *[({"weight_decay": v}, f"^weight_decay={v} is negative") for v in (-0.1, INF, NAN)],
+    *[({"joint_epochs": v}, f"^joint_epochs={v} is negative") for v in (-1.0, INF, NAN)],
+    *[({"joint_epochs": 1.0, "joint_lr": v}, f"^joint_lr={v} is") for v in (-0.1, INF, NAN)],
+    *[({"clip_norm": v}, f"^clip_norm={v} is not a norm; use") for v in (-1.0, 0.0, NAN)],
+    ({"seed": -1}, "^seed=-1 is negative or not finite; use 0 or a positive number$"),
+    *[({"accumulate": v}, f"^accumulate={v} is less than 1; use 1 or more$") for v in (0, -1)],
+    *[({"save_every": v}, f"^save_every={v} is less than 1; use 1 or more$") for v in (0, -3)],
+    (
+        {"init": "zero"},
+        '^init="zero" throws away what the joint phase trains; add joint_epochs=0$',
+    ),
+    (
+        {"reselect": True, "joint_epochs": 0},
+        "^reselect=True chooses masks after the joint phase; leave out joint_epochs=0$",
+    ),
 ]
 
 
@@ -78,6 +85,6 @@ def test_one_value_is_for_all_levels() -> None:
 
 @pytest.mark.parametrize("values", [(1, 2), (1, 2, 3, 4), ()])
 def test_another_number_of_values(values: tuple[float, ...]) -> None:
-    message = f"^--lr has {len(values)} values for 3 levels; .* one each for 0.9, 0.5, dense$"
+    message = f"^lr has {len(values)} values for 3 levels; .* one each for 0.9, 0.5, dense$"
     with pytest.raises(UsageError, match=message):
         each_level(values, STAGES, "lr")

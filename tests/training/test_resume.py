@@ -14,7 +14,7 @@ from elsa_cli.errors import InputError, OutputError, UsageError
 from elsa_cli.training.resume import ENDING, VERSION, Saves
 from tests.training.tiny import same
 
-FACTS = {"--lr": "(0.1,)", "--seed": "0", "checkpoint": "abc"}
+FACTS = {"lr": "(0.1,)", "seed": "0", "checkpoint": "abc"}
 
 
 def state() -> dict[str, Any]:
@@ -22,7 +22,7 @@ def state() -> dict[str, Any]:
     payload = torch.tensor([0x7FC0_1234, -(2**31)], dtype=torch.int32).view(torch.float32)
     return {
         "phase": 2,
-        "place": [3, 0, 3],
+        "position": [3, 0, 3],
         "values": {
             "w": payload,
             "b": torch.tensor([1.5], dtype=torch.bfloat16),
@@ -51,7 +51,7 @@ def test_a_save_is_read_as_it_was_written(tmp_path: Path) -> None:
     for group in ("values", "owner"):
         assert list(found[group]) == list(wanted[group])
         assert all(same(found[group][n], t) for n, t in wanted[group].items())
-    for name in ("phase", "place", "reports", "mark"):
+    for name in ("phase", "position", "reports", "mark"):
         assert found[name] == wanted[name]
     assert found["live"]["optimizer"]["state"][0]["step"].item() == 1.0
 
@@ -80,7 +80,7 @@ def test_a_left_over_save_is_not_thrown_away(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         saves.refuse_leftover()
     assert str(caught.value) == (
-        f"{saves.path}: is the save of an interrupted run; add --resume to go on with it, or "
+        f"{saves.path}: is the save of an interrupted run; add resume=True to continue it, or "
         "delete it"
     )
     assert saves.exists
@@ -88,13 +88,13 @@ def test_a_left_over_save_is_not_thrown_away(tmp_path: Path) -> None:
 
 def test_the_save_of_another_run_says_what_differs(tmp_path: Path) -> None:
     saved(tmp_path)
-    other = {"--lr": "(0.2,)", "--seed": "0", "--threads": "2"}
+    other = {"lr": "(0.2,)", "seed": "0", "setting threads": "2"}
     with pytest.raises(UsageError) as caught:
         Saves(str(tmp_path / "out.safetensors"), other).read()
     assert str(caught.value) == (
-        f"{tmp_path}/out.safetensors.resume: is the save of another run: --lr was (0.1,), is "
-        "(0.2,); --threads was None, is 2; checkpoint was abc, is None; use the same options, or "
-        "delete it to begin anew"
+        f"{tmp_path}/out.safetensors.resume: is the save of another run: checkpoint was "
+        "abc, is None; lr was (0.1,), is (0.2,); setting threads was None, is 2; use the same "
+        "options, or delete it to start from the beginning"
     )
     assert caught.value.exit_code == 2
 
@@ -118,8 +118,8 @@ def test_another_machine_is_told_and_no_matter(tmp_path: Path) -> None:
     found = elsewhere.read()
     assert found is not None
     assert elsewhere.elsewhere(found) == [
-        "device was cuda, is cpu; processes was 2, is 1: the bits may not be those of a run "
-        "without interruption"
+        "device was cuda, is cpu; processes was 2, is 1: the bits may differ from those of "
+        "an uninterrupted run"
     ]
 
 
@@ -144,7 +144,7 @@ def test_a_save_of_another_version(tmp_path: Path) -> None:
 def test_a_file_that_is_no_save(damage: bytes, tmp_path: Path) -> None:
     saves = saved(tmp_path)
     Path(saves.path).write_bytes(damage)
-    with pytest.raises(InputError, match=r"resume: cannot be read \(.*\); delete it to begin anew"):
+    with pytest.raises(InputError, match=r"resume: cannot be read \(.*\); delete it to start from"):
         saves.read()
 
 

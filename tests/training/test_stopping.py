@@ -36,7 +36,7 @@ def test_the_first_signal_asks_and_the_second_ends(number: int) -> None:
         assert not stop.asked
         signal.raise_signal(number)
         assert stop.asked
-        assert stop.number == number
+        assert stop.signal == number
         with pytest.raises(Ended):
             signal.raise_signal(number)
     assert [signal.getsignal(n) for n in SIGNALS] == before

@@ -131,7 +131,7 @@ def train(
     chosen = TrainOptions(**({"joint_epochs": 0.0} | length | options))
     setup = make_setup(recipe, chosen, levels, dtype)
     keep = watch(setup)
-    reports = Trainer(setup, saves, keep, magnitude_owners).run()
+    reports = Trainer(setup, saves, keep, lambda: magnitude_owners(setup.ladder.nested)).run()
     return setup, keep, reports
 
 
@@ -140,7 +140,7 @@ def result(setup: Setup) -> dict[str, Tensor]:
     nested = setup.ladder.nested
     found = {f"value {name}": tensor for name, tensor in nested.values.items()}
     found |= {f"owner {name}": tensor for name, tensor in nested.owner.items()}
-    for level, own in nested.own.items():
+    for level, own in nested.per_level.items():
         found |= {f"own {level} {name}": tensor for name, tensor in own.items()}
     return found
 
@@ -209,7 +209,7 @@ def test_shared_norms_are_those_of_the_first_level(norm: str, tmp_path: Path) ->
     setup, keep, _ = train(tmp_path, norm=norm, **SGD)
     statistics = ["1.running_mean", "1.running_var"] if norm == "recalibrate" else []
     for level in setup.ladder.nested.levels:
-        assert list(setup.ladder.nested.own[level]) == statistics
+        assert list(setup.ladder.nested.per_level[level]) == statistics
     for name in setup.ladder.small:
         equal = same(keep.ends["0.8"][name], keep.ends["dense"][name])
         assert equal == (name not in statistics), name
@@ -318,7 +318,7 @@ def test_from_every_save_it_ends_with_the_same_bits(run: str, tmp_path: Path) ->
         assert keep.rewound == [len(told) - len(keep.ticks) - len(keep.epochs)]
         done = len(kept.ticks) - len(keep.ticks)
         total = len(kept.ticks)
-        assert keep.notes == [f"going on from the save at step {done} of {total}"]
+        assert keep.notes == [f"continuing from the save at step {done} of {total}"]
 
 
 def test_a_save_is_written_at_the_end_of_each_level_too(tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_save_is_written_at_the_end_of_each_level_too(tmp_path: Path) -> None:
     train(tmp_path, saves=saves, **SGD)
     assert len(saves.copies) == 3
     states = [torch.load(copy, weights_only=True) for copy in saves.copies]
-    assert [(s["phase"], s["place"], s["live"]) for s in states] == [
+    assert [(s["phase"], s["position"], s["live"]) for s in states] == [
         (n, [0, 0, 0], None) for n in (1, 2, 3)
     ]
 
@@ -342,7 +342,7 @@ def test_a_save_after_ten_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     saves = Copies(str(tmp_path / "out"), {})
     train(tmp_path, saves=saves, watch=Slow, levels="0.6", steps=(7, 0), **SGD)
     states = [torch.load(copy, weights_only=True) for copy in saves.copies]
-    assert [(s["phase"], s["place"][0]) for s in states] == [(0, 4), (1, 0), (2, 0)]
+    assert [(s["phase"], s["position"][0]) for s in states] == [(0, 4), (1, 0), (2, 0)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -361,7 +361,7 @@ def test_a_signal_ends_the_step_saves_and_goes_on(number: int, at: int, tmp_path
     assert caught.value.exit_code == 128 + number
     assert str(caught.value) == (
         f"interrupted after {at + 1} of 9 steps, which are saved in {saves.path}; "
-        "the same command with --resume goes on from there"
+        "start it again with resume=True to continue from there"
     )
     assert signal.getsignal(number) is before
     again, _, _ = train(tmp_path, saves=saves, **SGD)
@@ -394,7 +394,7 @@ def test_losses_that_are_looked_at_now_and_then(
 ) -> None:
     """As on a GPU: the bits, what is told, and its order are the same."""
     whole, kept, _ = train(tmp_path, steps=(13,), **SGD)
-    monkeypatch.setattr(Trainer, "_looks", lambda self, place: place.step % 10 == 0)
+    monkeypatch.setattr(Trainer, "_looks", lambda self, position: position.step % 10 == 0)
     again, keep, _ = train(tmp_path, steps=(13,), **SGD)
     assert_same(result(again), result(whole))
     assert [tick.loss for tick in keep.ticks] == [tick.loss for tick in kept.ticks]
@@ -409,7 +409,7 @@ def test_a_recipe_that_changed_since_the_save_is_noted(tmp_path: Path) -> None:
     _, keep, _ = train(tmp_path, *WHOLE, "# another\n", saves=saves, **SGD)
     assert keep.notes == [
         "the recipe has changed since the save",
-        "going on from the save at step 3 of 9",
+        "continuing from the save at step 3 of 9",
     ]
 
 
@@ -431,17 +431,17 @@ def test_a_loss_that_is_nan_keeps_the_last_save(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss) as caught:
         train(tmp_path, MODEL, DATA, NAN_AT.format(5), saves=saves, save_every=1, **SGD)
     assert str(caught.value) == (
-        f"{tmp_path}/recipe.py: the loss is nan at step 2 of level 0.5; lower --lr, or use "
-        f"--clip-norm; what was saved before is in {saves.path}"
+        f"{tmp_path}/recipe.py: the loss is nan at step 2 of level 0.5; lower lr, or use "
+        f"clip_norm; what was saved before is in {saves.path}"
     )
     state = saves.read()
     assert state is not None
-    assert (state["phase"], state["place"][0]) == (1, 1)
+    assert (state["phase"], state["position"][0]) == (1, 1)
     assert Path(saves.path).read_bytes() == Path(saves.copies[-1]).read_bytes()
     whole, _, _ = train(tmp_path, **SGD)
     again, keep, _ = train(tmp_path, saves=saves, **SGD)  # with a loss that is mended
     assert_same(result(again), result(whole))
-    assert "going on from the save at step 4 of 9" in keep.notes
+    assert "continuing from the save at step 4 of 9" in keep.notes
 
 
 def test_a_loss_that_is_nan_without_a_save(tmp_path: Path) -> None:
@@ -466,7 +466,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
         train(tmp_path, MODEL, DATA, text, saves=saves, save_every=1, **SGD)
     state = saves.read()
     assert state is not None
-    assert (state["phase"], state["place"][0]) == (0, 2)
+    assert (state["phase"], state["position"][0]) == (0, 2)
     assert torch.isfinite(state["live"]["stepper"]["model"]["0.weight"]).all()
 
 
@@ -505,7 +505,7 @@ def test_a_level_is_saved_before_it_is_measured(tmp_path: Path) -> None:
     assert [r.phase for r in keep.reports] == [r.phase for r in kept.reports]
     assert keep.notes == [
         "the recipe has changed since the save",
-        "going on from the save at step 3 of 9",
+        "continuing from the save at step 3 of 9",
     ]
 
 
@@ -541,7 +541,7 @@ def evaluate(model):
 def test_a_damaged_save_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     saves = Saves(str(tmp_path / "out"), {})
     Path(saves.path).write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="delete it to begin anew"):
+    with pytest.raises(InputError, match="delete it to start from"):
         train(tmp_path, saves=saves, **SGD)
     assert Path(saves.path).read_bytes() == b"nonsense"
 
@@ -599,7 +599,7 @@ def test_four_fifths_are_spent_together_where_nothing_is_said(tmp_path: Path) ->
 
 def test_data_without_a_length_needs_steps(tmp_path: Path) -> None:
     parts = (MODEL, GENERATOR, LOSS)
-    message = r"recipe.py: the recipe's train_data has no length, .*; use --steps$"
+    message = r"recipe.py: the recipe's train_data has no length, .*; use steps$"
     with pytest.raises(UsageError, match=message):
         phases(tmp_path, *parts)
     with pytest.raises(UsageError, match=message):
@@ -644,7 +644,7 @@ def test_no_steps_leave_all_as_it_was(tmp_path: Path) -> None:
     assert_same(setup.ladder.nested.values, before)
     assert [(report.steps, report.loss) for report in reports] == [(0, None)] * 3
     assert keep.ticks == []
-    assert setup.ladder.nested.own == {level: {} for level in setup.ladder.nested.levels}
+    assert setup.ladder.nested.per_level == {level: {} for level in setup.ladder.nested.levels}
 
 
 def test_an_empty_shell_with_shared_norms(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from elsa_cli.core.level import parse_levels
 from elsa_cli.models.distributed import Group
+from elsa_cli.models.nested import Nested
 from elsa_cli.models.network import Network
 from elsa_cli.models.recipe import Recipe
-from elsa_cli.training.ladder import Ladder, Nested
+from elsa_cli.training.ladder import Ladder
 from elsa_cli.training.options import TrainOptions
 from elsa_cli.training.stepping import Setup
 
@@ -206,7 +207,7 @@ def make_ladder(
     for name in without:
         del nested.values[name]
         nested.owner.pop(name, None)
-    network.match(nested.values, nested.owner, "model.safetensors")
+    network.store_as(nested.values)
     return Ladder(nested, network, options or TrainOptions())
 
 

@@ -1,202 +1,260 @@
-"""Writing a nested checkpoint, wherever masks and weights come from."""
+"""Writing a nested checkpoint from any nested source.
+
+Where the masks are tensors, everything has its place from the start: what can be copied is copied
+while the masks are still being made, so that the disk is busy meanwhile, and one pass over the
+prunable weights writes their masks and takes their digests. Where the masks go into the header,
+which comes first, they are made first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from elsa_cli.checkpoint.checks import count_masks, require_counts, require_nested
 from elsa_cli.checkpoint.deflate import encode_text
 from elsa_cli.checkpoint.manifest import Manifest
-from elsa_cli.checkpoint.names import KEY, level_name, mask_name, stored
-from elsa_cli.core.bits import (
-    Bytes,
-    mask_bytes,
-)
-from elsa_cli.core.dtypes import DTYPES
-from elsa_cli.core.level import Level
-from elsa_cli.errors import UsageError
-from elsa_cli.storage.container import (
-    MAX_HEADER,
-    Container,
-    TensorInfo,
-    encode_header,
-    lay_out,
-)
-from elsa_cli.storage.digest import digest_memory, digest_ranges
-from elsa_cli.storage.output import OutputFile, copy_steps
+from elsa_cli.checkpoint.names import level_name, mask_name
+from elsa_cli.checkpoint.nested.placement import Layout, Places, mask_offsets
+from elsa_cli.checkpoint.source import NestedSource, Piece
+from elsa_cli.core.batch import Batch, Integers
+from elsa_cli.core.bits import Bytes
+from elsa_cli.core.level import DENSE
+from elsa_cli.core.work import Beside, Progress, Scratch, no_progress, run, threads_for
+from elsa_cli.errors import BadManifest
+from elsa_cli.storage.copying import copy_steps
+from elsa_cli.storage.digest import Digests, digest_memory, digest_ranges
+from elsa_cli.storage.output import OutputFile
+from elsa_cli.storage.source import Extent
 
-__all__ = ["HEADER_LIMIT", "MASKS_IN_MEMORY", "PLACEMENTS", "NestedWriter"]
-
-PLACEMENTS = ("auto", "header", "tensors")
-HEADER_LIMIT = 16 << 20  # bytes of header that `auto` allows; readers on the web stop at 25 MB
-MASKS_IN_MEMORY = 32 << 20  # bytes of raw masks up to which `auto` tries the header
+__all__ = ["Written", "write_nested"]
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Where everything lies in the file being written."""
+class Written:
+    """What was written.
 
-    masks: str
-    header_bytes: int
-    tensors: Mapping[str, TensorInfo]
-    metadata: Mapping[str, str]
-
-
-class NestedWriter:
-    """Writes a nested checkpoint: first all masks, then all data, then the header.
-
-    Args:
-        out: The file.
-        dense: The tensors of the dense network.
-        metadata: Foreign metadata, kept.
-        draft: The manifest; counts and digests may still be missing, `masks` may be `auto`.
-        per_level: Bytes of the per-level tensors, by level and name.
-        dry_run: Find the size only; write nothing.
+    Attributes:
+        manifest: That of the file.
+        size: Bytes of the file.
     """
 
+    manifest: Manifest
+    size: int
+
+
+def write_nested(
+    out: OutputFile | None,
+    source: NestedSource,
+    threads: int,
+    progress: Progress = no_progress,
+) -> Written:
+    """Write a nested checkpoint.
+
+    Args:
+        out: The file to write; not committed here. None finds out what would be written.
+        source: What to write. Counts and digests that its manifest has are checked on the way.
+        threads: Number of threads; the bytes do not depend on it.
+        progress: Called with the bytes of weights done, over all passes.
+
+    Raises:
+        BadManifest: The source is damaged: masks do not nest, counts or digests are others.
+        UsageError: The header cannot hold the masks.
+    """
+    return _Writing(out, source, threads, progress).write()
+
+
+class _Writing:
+    """One nested checkpoint being written."""
+
     def __init__(
-        self,
-        out: OutputFile,
-        dense: Sequence[TensorInfo],
-        metadata: Mapping[str, str],
-        draft: Manifest,
-        per_level: Mapping[tuple[Level, str], bytes],
-        dry_run: bool = False,
+        self, out: OutputFile | None, source: NestedSource, threads: int, progress: Progress
     ) -> None:
-        """Choose where the masks go.
-
-        Raises:
-            UsageError: The header cannot hold them.
-        """
         self._out = out
-        self._dense = dense
-        self._metadata = metadata
-        self._draft = draft
-        self._per_level = per_level
-        self._dry_run = dry_run
-        self._offsets = [0]
-        for entry in draft.tensors:
-            self._offsets.append(self._offsets[-1] + mask_bytes(entry.numel))
-        raw = self._offsets[-1] * len(draft.levels)
-        # A Huffman code takes at least a bit for each byte of mask, base64 a third more.
-        if draft.masks == "header" and raw // 8 * 4 // 3 > MAX_HEADER:
-            raise UsageError(
-                f"masks of {raw:,} bytes do not fit a header", hint="use --masks tensors"
-            )
+        self._source = source
+        self._threads = threads_for(threads, [t.numel for t in source.manifest.tensors])
+        self._progress = progress
+        per_level = {
+            (level, name): data
+            for level in source.manifest.levels
+            for name, data in source.per_level(level).items()
+        }
+        tensors = tuple(source.tensors.values())
+        self._places = Places(source.manifest, tensors, source.metadata, per_level)
+        copied = {spec.name for spec, _ in source.verbatim(DENSE)}
+        self._all_copied = all(t.name in copied for t in source.manifest.tensors)
+        self._mask_offsets = mask_offsets(source.manifest)
+        self._sums = Digests([t.numel * t.dtype.itemsize for t in source.manifest.tensors])
+        # Masks that wait for the header, or for the decision that they do not fit it.
         self._memory: list[bytearray] | None = None
-        if draft.masks == "header" or (draft.masks == "auto" and raw <= MASKS_IN_MEMORY):
-            self._memory = [bytearray(self._offsets[-1]) for _ in draft.levels]
-        self._layout: _Layout | None = None
-        if self._memory is None:
-            self._begin(self._lay_out("tensors", {}))
+        self._layout: Layout | None = None
+        self._targets: Integers = np.zeros(0, np.int64)
 
-    def put_mask(self, level: int, entry: int, start: int, packed: Bytes) -> None:
-        """Store packed bits of a tensor from weight `start`, a multiple of 8."""
-        offset = self._offsets[entry] + start // 8
+    def write(self) -> Written:
+        """Write everything; return what it is."""
+        source, draft = self._source, self._source.manifest
+        total = sum(t.numel * t.dtype.itemsize for t in draft.tensors)
+        again = not self._places.known and not self._all_copied and self._out is not None
+        self._progress(0, (source.passes + 1 + again) * total)
+        if self._places.known:
+            self._begin(self._places.as_tensors())
+        else:
+            self._memory = [bytearray(self._mask_offsets[-1]) for _ in draft.levels]
+        with Beside(self._copies(), self._copy, self._threads):
+            source.prepare(self._threads, self._progress)
+            kept = self._over_all_weights()
         if self._memory is not None:
-            self._memory[level][offset : offset + packed.size] = packed.tobytes()
-            return
-        if self._dry_run:
-            return
-        assert self._layout is not None
-        mask = self._layout.tensors[mask_name(self._draft.levels[level])]
-        self._out.write_at(self._layout.header_bytes + mask.begin + offset, packed.data)
+            mask_digests = digest_memory(self._memory, self._threads)
+            self._settle()
+            with Beside(self._copies(), self._copy, self._threads):
+                if again:
+                    run(source.jobs(), self._weights_alone, Scratch, self._threads)
+        else:
+            mask_digests = self._digests_of_masks()
+        return self._finish(kept, tuple(mask_digests))
 
-    def masks_done(self) -> None:
-        """Fix the layout, once every mask is stored; data can be written from then on."""
-        if self._memory is None:
+    def _begin(self, layout: Layout) -> None:
+        """Check for room, and write what is at hand."""
+        self._layout = layout
+        names = [t.name for t in self._source.manifest.tensors]
+        self._targets = np.array([layout.offset_of(name) for name in names], np.int64)
+        if self._out is None:
             return
-        if self._draft.masks != "tensors":
-            texts = {
-                mask_name(level): encode_text(raw)
-                for level, raw in zip(self._draft.levels, self._memory, strict=True)
-            }
-            texts |= {level_name(*key): encode_text(raw) for key, raw in self._per_level.items()}
-            layout = self._lay_out("header", texts)
-            if self._draft.masks == "header" or layout.header_bytes <= HEADER_LIMIT:
+        self._out.reserve(layout.size)
+        if layout.masks == "tensors":
+            for (level, name), raw in self._places.per_level.items():
+                self._out.write_at(layout.offset_of(level_name(level, name)), raw)
+
+    def _settle(self) -> None:
+        """Find a place for the masks that waited in memory."""
+        memory, self._memory = self._memory, None
+        assert memory is not None
+        draft = self._source.manifest
+        if draft.masks != "tensors":
+            named = zip(map(mask_name, draft.levels), memory, strict=True)
+            texts = {name: encode_text(raw) for name, raw in named}
+            for (level, name), data in self._places.per_level.items():
+                texts[level_name(level, name)] = encode_text(data)
+            layout = self._places.in_header(texts)
+            if layout is not None:
                 self._begin(layout)
                 return
-        memory, self._memory = self._memory, None
-        self._begin(self._lay_out("tensors", {}))
-        for level, raw in enumerate(memory):
-            self.put_mask(level, 0, 0, np.frombuffer(raw, np.uint8))
+        self._begin(self._places.as_tensors())
+        for level_index, raw in enumerate(memory):
+            self._put(level_index, 0, np.frombuffer(raw, np.uint8))
 
-    def _lay_out(self, masks: str, texts: Mapping[str, str]) -> _Layout:
-        """Lay the file out, with a header long enough for any counts."""
-        wanted = [(t.name, t.dtype, t.shape) for t in self._dense]
-        if masks == "tensors":
-            for level in self._draft.levels:
-                wanted.append((mask_name(level), DTYPES["U8"], (self._offsets[-1],)))
-            shapes = {t.name: (t.dtype, t.shape) for t in self._dense}
-            for level, name in self._per_level:
-                wanted.append((level_name(level, name), *shapes[name]))
-        tensors = lay_out(wanted)
-        metadata = {**stored(self._metadata, same_tensors=masks == "header"), **texts}
-        longest = replace(self._draft, masks=masks).longest().encode()
-        header = encode_header(tensors, {**metadata, KEY: longest})
-        return _Layout(masks, len(header), {t.name: t for t in tensors}, metadata)
+    def _copies(self) -> Iterator[tuple[Extent, int]]:
+        """Yield steps that copy what needs no look, once everything has its place."""
+        layout = self._layout
+        if layout is not None and self._out is not None:
+            moves = (
+                (extent, layout.offset_of(spec.name))
+                for spec, extent in self._source.verbatim(DENSE)
+            )
+            yield from copy_steps(moves)
 
-    def _begin(self, layout: _Layout) -> None:
-        """Check for room and write what is at hand."""
-        self._layout = layout
-        if self._dry_run:
-            return
-        self._out.reserve(self.size)
-        if layout.masks == "tensors":
-            for key, raw in self._per_level.items():
-                self.write(level_name(*key), 0, memoryview(raw))
+    def _copy(self, step: tuple[Extent, int]) -> None:
+        assert self._out is not None
+        self._out.copy_from(*step)
 
-    @property
-    def placed(self) -> bool:
-        """Whether the layout is fixed, so that data can be written."""
-        return self._layout is not None
+    def _over_all_weights(self) -> Integers:
+        """Store all masks; return the weights that they keep, (tensors, levels)."""
+        manifest, name = self._source.manifest, self._source.name
+        shape = (len(manifest.tensors), len(manifest.levels))
 
-    @property
-    def placement(self) -> str:
-        """Where the masks are, once that is decided: `header` or `tensors`."""
-        assert self._layout is not None
-        return self._layout.masks
+        def work(job: Batch, state: tuple[Integers, Scratch]) -> None:
+            kept, scratch = state
+            for piece in self._source.pieces(job, scratch):
+                counts, strays = count_masks(piece.batch, piece.masks)
+                require_nested(manifest, name, piece.batch, strays)
+                kept[piece.batch.rows] += counts
+                self._take(piece)
+                self._progress(piece.batch.nbytes)
 
-    @property
-    def size(self) -> int:
-        """Bytes of the whole file, once its layout is decided."""
-        assert self._layout is not None
-        data = max((t.end for t in self._layout.tensors.values()), default=0)
-        return self._layout.header_bytes + data
-
-    def write(self, name: str, offset: int, data: memoryview) -> None:
-        """Write bytes of a dense tensor; a Sink."""
-        at, _ = self.place_of(name)
-        self._out.write_at(at + offset, data)
-
-    def place_of(self, name: str) -> tuple[int, int]:
-        """Return offset in the file and size of a tensor, in bytes."""
-        assert self._layout is not None
-        tensor = self._layout.tensors[name]
-        return self._layout.header_bytes + tensor.begin, tensor.nbytes
-
-    def copies(self, container: Container) -> Iterator[tuple[int, int, int]]:
-        """Yield steps (source, offset, size) that copy the dense tensors of `container`."""
-        begin = container.header_bytes
-        return copy_steps(
-            (begin + t.begin, self.place_of(t.name)[0], t.nbytes) for t in self._dense
+        states = run(
+            self._source.jobs(), work, lambda: (np.zeros(shape, np.int64), Scratch()), self._threads
         )
+        total: Integers = np.sum([kept for kept, _ in states], axis=0)
+        require_counts(manifest, name, 0, total)
+        return total
 
-    def digest_masks(self, threads: int) -> tuple[str, ...]:
-        """Return the digest of each level's mask, once all are stored and placed."""
+    def _take(self, piece: Piece) -> None:
+        """Store the masks of a piece, and its weights if they cannot be copied."""
+        batch = piece.batch
+        offset = self._mask_offsets[batch.first] + batch.start // 8
+        for level_index, packed in enumerate(piece.masks):
+            self._put(level_index, offset, packed)
+        if self._out is None:
+            return
+        view = piece.cells.view(np.uint8).data
+        self._sums.take(batch, view)
+        if self._layout is not None and not self._all_copied:
+            batch.write_from(self._out.write_at, self._targets, view)
+
+    def _weights_alone(self, job: Batch, scratch: Scratch) -> None:
+        """Write the weights of a job, whose masks are stored already."""
+        assert self._out is not None
+        for piece in self._source.pieces(job, scratch):
+            view = piece.cells.view(np.uint8).data
+            piece.batch.write_from(self._out.write_at, self._targets, view)
+            self._progress(len(view))
+
+    def _put(self, level_index: int, offset: int, packed: Bytes) -> None:
+        """Store bytes of the mask of a level."""
         if self._memory is not None:
-            return tuple(digest_memory(self._memory, threads))
-        names = [mask_name(level) for level in self._draft.levels]
-        places = [self.place_of(name) for name in names]
-        return tuple(digest_ranges(self._out.read_into, places, threads))
+            self._memory[level_index][offset : offset + packed.size] = packed.data
+        elif self._out is not None:
+            assert self._layout is not None
+            name = mask_name(self._source.manifest.levels[level_index])
+            self._out.write_at(self._layout.offset_of(name) + offset, packed.data)
 
-    def finish(self, manifest: Manifest) -> Manifest:
-        """Write the header; return the manifest with the place of the masks filled in."""
+    def _digests_of_masks(self) -> list[str]:
+        """Return the digest of each mask that is a tensor of the file."""
+        if self._out is None:
+            return []
         assert self._layout is not None
-        final = replace(manifest, masks=self._layout.masks)
-        tensors = sorted(self._layout.tensors.values(), key=lambda t: (t.begin, t.end))
-        metadata = {**self._layout.metadata, KEY: final.encode()}
-        self._out.write_at(0, encode_header(tensors, metadata, self._layout.header_bytes))
-        return final
+        names = map(mask_name, self._source.manifest.levels)
+        ranges = [(self._layout.offset_of(name), self._mask_offsets[-1]) for name in names]
+        return digest_ranges(self._out.read_into, ranges, self._threads)
+
+    def _finish(self, kept: Integers, mask_digests: tuple[str, ...]) -> Written:
+        """Write the header."""
+        assert self._layout is not None
+        draft = self._source.manifest
+        digests = [""] * len(kept) if self._out is None else self._sums.results()
+        tensors = tuple(
+            replace(entry, kept=tuple(counts), digest=digest, coded=())
+            for entry, counts, digest in zip(draft.tensors, kept.tolist(), digests, strict=True)
+        )
+        manifest = replace(
+            draft,
+            tensors=tensors,
+            masks=self._layout.masks,
+            mask_digests=mask_digests,
+            packing=None,
+        )
+        if self._out is not None:
+            self._check_digests(manifest)
+            self._out.write_at(0, self._layout.header(manifest))
+        return Written(manifest, self._layout.size)
+
+    def _check_digests(self, written: Manifest) -> None:
+        """Compare digests with those that the source has, if it has any."""
+        draft = self._source.manifest
+        pairs = [
+            (a.name, a.digest, b.digest)
+            for a, b in zip(draft.tensors, written.tensors, strict=True)
+        ]
+        if draft.mask_digests:
+            names = map(mask_name, draft.levels)
+            pairs += zip(names, draft.mask_digests, written.mask_digests, strict=True)
+        for what, expected, found in pairs:
+            if expected and expected != found:
+                raise BadManifest(
+                    "its bytes do not have the digest in the manifest",
+                    file=self._source.name,
+                    tensor=what,
+                    hint="the file is damaged; make or fetch it again",
+                )

@@ -1,21 +1,35 @@
-"""The sections of a packed checkpoint: what each level adds to the file, and where it lies."""
+"""Where a packed checkpoint has what: shared tensors, then what each level adds.
+
+Example: eight weights, of which level 0.75 keeps two and level 0.5 two more, and a shared bias. The
+data is: bias; mask and two values of shell 0.75; mask and two values of shell 0.5; the other four
+values. A file cut off behind the second part holds the bias and level 0.75.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from elsa_cli.checkpoint.manifest import Entry, Manifest
-from elsa_cli.checkpoint.names import level_name, shell_name
+from elsa_cli.checkpoint.manifest import DIGEST_DIGITS, Entry, Manifest, Packing
+from elsa_cli.checkpoint.names import KEY, level_name, shell_name
 from elsa_cli.core.batch import Integers
-from elsa_cli.core.dtypes import DTYPES, DType
+from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.core.level import DENSE
-from elsa_cli.storage.container import TensorInfo, lay_out
+from elsa_cli.storage.container import TensorInfo, TensorSpec, encode_header, lay_out
 
-__all__ = ["Section", "pad", "plan_sections", "section_names", "shell_kept", "shell_sizes"]
+__all__ = [
+    "Layout",
+    "Section",
+    "pad",
+    "plan_layout",
+    "plan_sections",
+    "section_names",
+    "shell_kept",
+    "shell_sizes",
+]
 
 SHARED = "shared"  # the name of the first section among the digests
 
@@ -44,7 +58,7 @@ def shell_sizes(tensors: Sequence[Entry], levels: int) -> Integers:
 
 def section_names(manifest: Manifest) -> list[str]:
     """Return the names under which the manifest lists the digests of the sections, in order."""
-    return [SHARED, *(str(level) for level in (*manifest.levels, DENSE))]
+    return [SHARED, *map(str, manifest.members)]
 
 
 @dataclass(frozen=True)
@@ -52,43 +66,140 @@ class Section:
     """What a level adds to the file.
 
     Attributes:
-        tensors: Its per-level tensors, its mask and its values, as the header lists them.
-        end: Where it ends, bytes from the start of the data.
+        per_level: Its per-level tensors, by their names in the network.
+        mask: The coded mask of its shell; None for dense, whose shell is what is left.
+        values: The weights of its shell.
     """
 
-    tensors: tuple[TensorInfo, ...]
-    end: int
+    per_level: Mapping[str, TensorInfo]
+    mask: TensorInfo | None
+    values: TensorInfo
+
+    @property
+    def tensors(self) -> Iterator[TensorInfo]:
+        """All of these, as the header lists them."""
+        yield from self.per_level.values()
+        if self.mask is not None:
+            yield self.mask
+        yield self.values
+
+    @property
+    def end(self) -> int:
+        """Where the section ends, bytes from the start of the data."""
+        return self.values.end
 
 
 def plan_sections(
-    manifest: Manifest, shapes: Mapping[str, tuple[DType, tuple[int, ...]]], start: int
+    manifest: Manifest, specs: Mapping[str, TensorSpec], start: int
 ) -> tuple[Section, ...]:
     """Place the sections of all levels and of dense, from `start` bytes into the data.
 
     Args:
         manifest: With `coded` filled in.
-        shapes: Dtype and shape of the per-level tensors, by name.
+        specs: The tensors that are not prunable, by name.
         start: Where the shared tensors end.
     """
     sections = []
     # Numbers of Python: the counts of a damaged manifest have any length.
-    totals = [0] * (len(manifest.levels) + 1)
+    totals = [0] * len(manifest.members)
     for t in manifest.tensors:
-        for at, kept in enumerate(shell_kept(t, len(manifest.levels))):
-            totals[at] += kept * t.dtype.itemsize
-    for at, level in enumerate((*manifest.levels, DENSE)):
-        own: list[TensorInfo] = []
-        blobs = []
+        for shell, kept in enumerate(shell_kept(t, len(manifest.levels))):
+            totals[shell] += kept * t.dtype.itemsize
+
+    def blob(name: str, size: int) -> TensorInfo:
+        return TensorInfo(name, DTYPES["U8"], (pad(size),), start, start + pad(size))
+
+    for shell, level in enumerate(manifest.members):
+        per_level: dict[str, TensorInfo] = {}
+        mask = None
         if level != DENSE:
-            own += lay_out(
-                ((level_name(level, name), *shapes[name]) for name in manifest.per_level), start
-            )
-            blobs.append(("mask", sum(t.coded[at] for t in manifest.tensors)))
-        blobs.append(("values", totals[at]))
-        start = own[-1].end if own else start
-        for kind, size in blobs:
-            name = shell_name(level, kind)
-            own.append(TensorInfo(name, DTYPES["U8"], (pad(size),), start, start + pad(size)))
-            start += pad(size)
-        sections.append(Section(tuple(own), start))
+            original = {level_name(level, name): name for name in manifest.per_level}
+            wanted = [
+                TensorSpec(stored, specs[name].dtype, specs[name].shape)
+                for stored, name in original.items()
+            ]
+            placed = lay_out(wanted, start)
+            per_level = {original[t.name]: t for t in placed}
+            start = placed[-1].end if placed else start
+            mask = blob(shell_name(level, "mask"), sum(t.coded[shell] for t in manifest.tensors))
+            start = mask.end
+        values = blob(shell_name(level, "values"), totals[shell])
+        start = values.end
+        sections.append(Section(per_level, mask, values))
     return tuple(sections)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything lies in the file being written.
+
+    Attributes:
+        manifest: With prefix lengths; the digests of the sections are still to come.
+        shared: The tensors that are not prunable.
+        sections: What each level adds.
+        metadata: That of the file, but for the manifest.
+        header_bytes: Bytes of the header.
+    """
+
+    manifest: Manifest
+    shared: Sequence[TensorInfo]
+    sections: Sequence[Section]
+    metadata: Mapping[str, str]
+    header_bytes: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self.header_bytes + self.sections[-1].end
+
+    def offset_of(self, tensor: TensorInfo) -> int:
+        """Return the offset of a tensor in the file, in bytes."""
+        return self.header_bytes + tensor.begin
+
+    def section_ranges(self) -> list[tuple[int, int]]:
+        """Return offset and size of the shared section and of each level's, in bytes."""
+        ends = [max((t.end for t in self.shared), default=0), *(s.end for s in self.sections)]
+        return [(self.header_bytes + a, b - a) for a, b in itertools.pairwise([0, *ends])]
+
+    def header(self, digests: Sequence[str]) -> tuple[Manifest, bytes]:
+        """Return the finished manifest and the header, from the digests of the sections."""
+        assert self.manifest.packing is not None
+        named = dict(zip(section_names(self.manifest), digests, strict=True))
+        manifest = replace(self.manifest, packing=Packing(self.manifest.packing.prefix, named))
+        every = [*self.shared, *(t for s in self.sections for t in s.tensors)]
+        metadata = {**self.metadata, KEY: manifest.encode()}
+        return manifest, encode_header(every, metadata, self.header_bytes)
+
+
+def plan_layout(
+    manifest: Manifest, shared: Sequence[TensorSpec], metadata: Mapping[str, str]
+) -> Layout:
+    """Lay a packed checkpoint out.
+
+    The prefix lengths count the header that they stand in: only their digits change its length.
+
+    Args:
+        manifest: With `coded` filled in.
+        shared: The tensors that are not prunable.
+        metadata: Foreign metadata, as the format stores it.
+    """
+    placed = lay_out(shared)
+    start = max((t.end for t in placed), default=0)
+    sections = plan_sections(manifest, {t.name: t for t in placed}, start)
+    digests = dict.fromkeys(section_names(manifest), "0" * DIGEST_DIGITS)
+    every = [*placed, *(t for s in sections for t in s.tensors)]
+
+    def packing(length: int) -> Packing:
+        return Packing(tuple(length + s.end for s in sections), digests)
+
+    def digits(length: int) -> int:
+        return sum(len(str(prefix)) for prefix in packing(length).prefix)
+
+    # Only the digits of the prefix lengths change with the length: encoding once is enough.
+    manifest = replace(manifest, packing=packing(0))
+    header = encode_header(every, {**metadata, KEY: manifest.encode()})
+    bare = len(header.rstrip(b" ")) - digits(0)
+    length = 0
+    while (needed := pad(bare + digits(length))) > length:
+        length = needed
+    return Layout(replace(manifest, packing=packing(length)), placed, sections, metadata, length)

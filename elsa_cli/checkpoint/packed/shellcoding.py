@@ -4,61 +4,34 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
+from elsa_cli.checkpoint.checks import count_masks, require_counts, require_nested
 from elsa_cli.checkpoint.manifest import Manifest
 from elsa_cli.checkpoint.packed.layout import shell_sizes
 from elsa_cli.checkpoint.packed.maskbatch import code_masks
 from elsa_cli.checkpoint.packed.maskcode import NOTHING, MaskCoder, coding_of
+from elsa_cli.checkpoint.source import NestedSource
 from elsa_cli.core.batch import Batch, Integers, batches
 from elsa_cli.core.bits import Bytes
-from elsa_cli.core.kernels.coding_masks import mask_kernels
-from elsa_cli.core.level import Level
 from elsa_cli.core.work import Progress, run
-from elsa_cli.errors import BadManifest
-from elsa_cli.storage.container import Container, TensorInfo
 from elsa_cli.storage.output import OutputFile, Policy
+from elsa_cli.storage.source import Extent
 
-__all__ = ["PIECE", "CodedMasks", "MaskedSource", "code_shells", "wholes"]
+__all__ = ["PIECE", "CodedMasks", "Spool", "code_shells", "wholes"]
 
 PIECE = 1 << 19  # weights whose masks are coded at a time
 SPOOL_BYTES = 1 << 16
-
-
-class MaskedSource(Protocol):
-    """Dense weights in a file, and nested masks of them."""
-
-    @property
-    def container(self) -> Container:
-        """The file with the dense weights."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Levels, prunable tensors and kept counts."""
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """Foreign metadata."""
-
-    @property
-    def dense(self) -> Mapping[str, TensorInfo]:
-        """Where the tensors of the dense network lie in the file."""
-
-    def masks_of(self, batch: Batch) -> Iterator[tuple[Batch, list[Bytes]]]:
-        """Yield pieces of whole tensors and the packed bits of every level, in order."""
-
-    def per_level(self, level: Level) -> Mapping[str, bytes]:
-        """Return the bytes of a level's per-level tensors."""
 
 
 class Spool:
     """Coded masks on disk, in the order in which threads finish them."""
 
     def __init__(self, out: OutputFile) -> None:
+        """Begin with no masks."""
         # A second nameless file in the folder of the output; never committed.
         self.file = OutputFile(out.path, Policy(force=True))
         self._lock = threading.Lock()
@@ -68,6 +41,10 @@ class Spool:
     def size(self) -> int:
         """Bytes stored so far."""
         return self._end
+
+    def extent(self, offset: int, size: int) -> Extent:
+        """Return stored bytes as what can be copied."""
+        return Extent(self.file.source, offset, size)
 
     def append(self, data: bytes) -> tuple[int, int]:
         """Store `data`; return where it lies: offset and size."""
@@ -118,7 +95,7 @@ def wholes(manifest: Manifest) -> Iterator[Batch]:
     return batches([t.numel for t in tensors], [t.dtype for t in tensors], lambda _: PIECE)
 
 
-def code_shells(source: MaskedSource, spool: Spool, threads: int, progress: Progress) -> CodedMasks:
+def code_shells(source: NestedSource, spool: Spool, threads: int, progress: Progress) -> CodedMasks:
     """Code the shell masks of all tensors.
 
     Raises:
@@ -146,7 +123,7 @@ def code_shells(source: MaskedSource, spool: Spool, threads: int, progress: Prog
 
 
 def _code_one(
-    source: MaskedSource, spool: Spool, batch: Batch, shells: Integers, sizes: Integers
+    source: NestedSource, spool: Spool, batch: Batch, shells: Integers, sizes: Integers
 ) -> list[list[tuple[int, int]]]:
     """Code the masks of one tensor, piece after piece; fill in sizes, return extents by level."""
     levels = shells.shape[1] - 1
@@ -156,13 +133,13 @@ def _code_one(
         MaskCoder(coding_of(left[k], sum(left[k:])), place.take) for k, place in enumerate(places)
     ]
     counted: Integers = np.zeros((1, levels), np.int64)
-    for piece, packed in source.masks_of(batch):
+    for piece, packed in source.masks(batch):
         counted += _count(source, piece, packed)
         sparser = NOTHING
         for coder, denser in zip(coders, packed, strict=True):
             coder.write(sparser, denser, piece.count)
             sparser = denser
-    _check_counts(source, batch, counted)
+    require_counts(source.manifest, source.name, batch.first, counted)
     for coder in coders:
         coder.close()
     sizes[0] = [place.flush() for place in places]
@@ -170,13 +147,13 @@ def _code_one(
 
 
 def _code_several(
-    source: MaskedSource, spool: Spool, batch: Batch, shells: Integers, sizes: Integers
+    source: NestedSource, spool: Spool, batch: Batch, shells: Integers, sizes: Integers
 ) -> list[list[tuple[int, int]]]:
     """Code the masks of several tensors at once; fill in sizes, return extents by level."""
     extents = []
-    for piece, packed in source.masks_of(batch):
+    for piece, packed in source.masks(batch):
         assert piece.count == batch.count
-        _check_counts(source, batch, _count(source, piece, packed))
+        require_counts(source.manifest, source.name, batch.first, _count(source, piece, packed))
         free, sparser = batch.sizes, NOTHING
         for k, denser in enumerate(packed):
             coded, sizes[:, k] = code_masks(sparser, denser, batch.sizes, shells[:, k], free)
@@ -185,31 +162,8 @@ def _code_several(
     return extents
 
 
-def _count(source: MaskedSource, piece: Batch, packed: Sequence[Bytes]) -> Integers:
+def _count(source: NestedSource, piece: Batch, packed: Sequence[Bytes]) -> Integers:
     """Return the weights that each level keeps of each tensor, (tensors, levels)."""
-    levels = source.manifest.levels
-    kernels = mask_kernels(piece.nbytes)
-    ends = piece.mask_places()[1:]
-    kept: Integers = np.zeros((len(levels), len(ends)), np.int64)
-    sparser = NOTHING
-    for k, denser in enumerate(packed):
-        strays = kernels.tally(sparser, denser, ends, kept[k])
-        if strays >= 0:
-            raise BadManifest(
-                f"the mask of {levels[k - 1]} is not inside that of {levels[k]}",
-                file=source.container.path,
-                tensor=source.manifest.tensors[piece.first + strays].name,
-            )
-        sparser = denser
-    return kept.T
-
-
-def _check_counts(source: MaskedSource, batch: Batch, counted: Integers) -> None:
-    for entry, kept in zip(source.manifest.tensors[batch.rows], counted.tolist(), strict=True):
-        if tuple(kept) != entry.kept:
-            raise BadManifest(
-                f"the masks keep {kept}, the manifest says {list(entry.kept)}",
-                file=source.container.path,
-                tensor=entry.name,
-                hint="the file is damaged; make or fetch it again",
-            )
+    kept, strays = count_masks(piece, packed)
+    require_nested(source.manifest, source.name, piece, strays)
+    return kept

@@ -1,158 +1,117 @@
-"""Writing a packed checkpoint from anything that has dense weights and nested masks.
+"""Writing a packed checkpoint from any nested source.
 
 Two passes, both over whole tensors on each thread, several small ones at a time: the masks are
-coded into a spool, then the weights are dealt out to the shells.
+coded into a spool, since their sizes decide where everything lies; then the weights are dealt out
+to the shells.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from elsa_cli.checkpoint.manifest import DIGEST_DIGITS, Manifest, Packing
-from elsa_cli.checkpoint.names import KEY, level_name, stored
-from elsa_cli.checkpoint.packed.layout import (
-    Section,
-    pad,
-    plan_sections,
-    section_names,
-    shell_sizes,
-)
-from elsa_cli.checkpoint.packed.shellcoding import MaskedSource, Spool, code_shells, wholes
+from elsa_cli.checkpoint.manifest import Manifest
+from elsa_cli.checkpoint.names import stored
+from elsa_cli.checkpoint.packed.layout import Layout, plan_layout, shell_sizes
+from elsa_cli.checkpoint.packed.shellcoding import CodedMasks, Spool, code_shells, wholes
+from elsa_cli.checkpoint.source import NestedSource
 from elsa_cli.core.batch import Batch
 from elsa_cli.core.bits import Bytes
 from elsa_cli.core.dtypes import Bits
 from elsa_cli.core.kernels.coding_masks import NOTHING
 from elsa_cli.core.kernels.coding_weights import weight_kernels
-from elsa_cli.core.work import Progress, Scratch, run
-from elsa_cli.storage.container import TensorInfo, encode_header, lay_out
+from elsa_cli.core.level import DENSE
+from elsa_cli.core.work import Beside, Progress, Scratch, no_progress, run
+from elsa_cli.storage.copying import copy_steps
 from elsa_cli.storage.digest import digest_ranges
-from elsa_cli.storage.output import OutputFile, copy_steps
+from elsa_cli.storage.output import OutputFile
 
-__all__ = ["MaskedSource", "write_packed"]
+__all__ = ["write_packed"]
 
 
 def write_packed(
-    out: OutputFile, source: MaskedSource, threads: int, progress: Progress
+    out: OutputFile, source: NestedSource, threads: int, progress: Progress = no_progress
 ) -> Manifest:
     """Write a packed checkpoint; return its manifest.
 
     Args:
         out: The file to write; not committed here.
-        source: A nested checkpoint, or a bundle.
-        threads: Number of threads.
-        progress: Told of the bytes of weights done, over both passes.
+        source: What to write. Its manifest is complete: masks that are still to be chosen are
+            written into a nested checkpoint first.
+        threads: Number of threads; the bytes do not depend on it.
+        progress: Called with the bytes of weights done, over all passes.
 
     Raises:
         BadManifest: The masks do not nest, or do not have the counts listed.
+        ValueError: The manifest has no counts.
     """
+    if not all(entry.kept for entry in source.manifest.tensors):
+        raise ValueError("the masks are not counted yet; write a nested checkpoint first")
+    total = sum(t.numel * t.dtype.itemsize for t in source.manifest.tensors)
+    progress(0, 2 * total)
     manifest = source.manifest
-    levels = manifest.levels
-    progress(0, 2 * sum(t.numel * t.dtype.itemsize for t in manifest.tensors))
+    pruned = {t.name for t in manifest.tensors}
+    shared = [(spec, extent) for spec, extent in source.verbatim(DENSE) if spec.name not in pruned]
     with (spool := Spool(out)).file:
         coded = code_shells(source, spool, threads, progress)
         tensors = tuple(
             replace(t, coded=tuple(sizes))
             for t, sizes in zip(manifest.tensors, coded.sizes.tolist(), strict=True)
         )
-        manifest = replace(manifest, tensors=tensors)
-        pruned = {t.name for t in tensors}
-        shared = lay_out(
-            (t.name, t.dtype, t.shape) for t in source.dense.values() if t.name not in pruned
-        )
-        start = max((t.end for t in shared), default=0)
-        shapes = {t.name: (t.dtype, t.shape) for t in shared}
-        sections = plan_sections(manifest, shapes, start)
         metadata = stored(source.metadata, same_tensors=False)
-        manifest, base = _header(manifest, shared, sections, metadata)
+        layout = plan_layout(
+            replace(manifest, tensors=tensors), [spec for spec, _ in shared], metadata
+        )
         # The spool takes its share of the disk, and is gone before the values come.
-        out.reserve(base + sections[-1].end - spool.size)
-        out.resize(base + sections[-1].end)
-        data = source.container.header_bytes
-        for step in copy_steps(
-            (data + source.dense[t.name].begin, base + t.begin, t.nbytes) for t in shared
-        ):
-            out.copy_from(source.container.fd, *step)
-        for k, level in enumerate(levels):
-            infos = {t.name: t for t in sections[k].tensors}
-            for name, raw in source.per_level(level).items():
-                out.write_at(base + infos[level_name(level, name)].begin, raw)
-            at = base + sections[k].tensors[-2].begin
-            for offset, size in coded.extents[k]:
-                out.copy_from(spool.file.fd, offset, at, size)
-                at += size
-    _deal_values(
-        out, source, manifest, [base + s.tensors[-1].begin for s in sections], threads, progress
-    )
-    starts = (start, *(s.end for s in sections))
-    ranges = [(base, start)] + [(base + a, b - a) for a, b in itertools.pairwise(starts)]
-    digests = digest_ranges(out.read_into, ranges, threads)
-    assert manifest.packing is not None
-    names = section_names(manifest)
-    packing = Packing(manifest.packing.prefix, dict(zip(names, digests, strict=True)))
-    manifest = replace(manifest, packing=packing)
-    every = [*shared, *(t for s in sections for t in s.tensors)]
-    out.write_at(0, encode_header(every, {**metadata, KEY: manifest.encode()}, base))
-    return manifest
+        out.reserve(layout.size - spool.size)
+        out.resize(layout.size)
+        _write_masks(out, source, layout, coded, spool)
+    offsets = {t.name: layout.offset_of(t) for t in layout.shared}
+    moves = ((extent, offsets[spec.name]) for spec, extent in shared)
+    with Beside(copy_steps(moves), lambda step: out.copy_from(*step), threads):
+        _deal_values(out, source, layout, threads, progress)
+    digests = digest_ranges(out.read_into, layout.section_ranges(), threads)
+    finished, header = layout.header(digests)
+    out.write_at(0, header)
+    return finished
 
 
-def _header(
-    manifest: Manifest,
-    shared: Sequence[TensorInfo],
-    sections: Sequence[Section],
-    metadata: Mapping[str, str],
-) -> tuple[Manifest, int]:
-    """Return the manifest with its prefix lengths, and the bytes of the header, which they count.
-
-    The digests are still to come.
-    """
-    digests = dict.fromkeys(section_names(manifest), "0" * DIGEST_DIGITS)
-    every = [*shared, *(t for s in sections for t in s.tensors)]
-
-    def packing(length: int) -> Packing:
-        return Packing(tuple(length + s.end for s in sections), digests)
-
-    def digits(length: int) -> int:
-        return sum(len(str(prefix)) for prefix in packing(length).prefix)
-
-    # Only the digits of the prefix lengths change with the length: encoding once is enough.
-    manifest = replace(manifest, packing=packing(0))
-    header = encode_header(every, {**metadata, KEY: manifest.encode()})
-    bare = len(header.rstrip(b" ")) - digits(0)
-    length = 0
-    while (needed := pad(bare + digits(length))) > length:
-        length = needed
-    return replace(manifest, packing=packing(length)), length
+def _write_masks(
+    out: OutputFile, source: NestedSource, layout: Layout, coded: CodedMasks, spool: Spool
+) -> None:
+    """Write what comes before the values of each level: its per-level tensors and its mask."""
+    for shell, level in enumerate(layout.manifest.levels):
+        section = layout.sections[shell]
+        for name, raw in source.per_level(level).items():
+            out.write_at(layout.offset_of(section.per_level[name]), raw)
+        assert section.mask is not None
+        target = layout.offset_of(section.mask)
+        for extent in coded.extents[shell]:
+            out.copy_from(spool.extent(*extent), target)
+            target += extent[1]
 
 
 def _deal_values(
-    out: OutputFile,
-    source: MaskedSource,
-    manifest: Manifest,
-    begins: Sequence[int],
-    threads: int,
-    progress: Progress,
+    out: OutputFile, source: NestedSource, layout: Layout, threads: int, progress: Progress
 ) -> None:
-    """Write every weight behind the others of its shell."""
+    """Append every weight to the values of its shell."""
+    manifest = layout.manifest
     sizes = shell_sizes(manifest.tensors, len(manifest.levels))
     sizes *= np.array([[t.dtype.itemsize] for t in manifest.tensors], np.int64).reshape(-1, 1)
+    begins = [layout.offset_of(section.values) for section in layout.sections]
     ends = np.cumsum(sizes, axis=0) + begins
-    dense = np.array([source.dense[t.name].begin for t in manifest.tensors], np.int64)
 
     def work(batch: Batch, scratch: Scratch) -> None:
-        cursors = (ends[batch.first] - sizes[batch.first]).tolist()
-        for piece, packed in source.masks_of(batch):
-            bits = scratch.array("weights", piece.cells, piece.cell)
-            view = bits.view(np.uint8).data
-            piece.read_into(source.container.read_into, dense, view)
+        targets = (ends[batch.first] - sizes[batch.first]).tolist()
+        for piece, cells, packed in source.pieces(batch, scratch):
             masks = [piece.cell_mask(mask) for mask in packed]
-            for k, values in enumerate(_shells(bits, masks, scratch)):
-                out.write_at(cursors[k], values.view(np.uint8).data)
-                cursors[k] += values.nbytes
-            progress(len(view))
+            for shell, values in enumerate(_shells(cells, masks, scratch)):
+                out.write_at(targets[shell], values.view(np.uint8).data)
+                targets[shell] += values.nbytes
+            progress(cells.nbytes)
 
     run(wholes(manifest), work, Scratch, threads)
 

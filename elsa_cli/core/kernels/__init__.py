@@ -18,7 +18,7 @@ from elsa_cli.errors import UsageError
 __all__ = ["ENOUGH", "VARIABLE", "form"]
 
 # Bytes of weights for which loading compiled code pays for itself.
-ENOUGH = 1 << 27
+ENOUGH = 1 << 26
 
 # Set to `numpy` or `compiled`, it decides; unset or empty, the size does.
 VARIABLE = "ELSA_KERNELS"
@@ -39,14 +39,19 @@ def form(family: str, nbytes: int) -> ModuleType:
     Raises:
         UsageError: The variable ELSA_KERNELS asks for what is not there.
     """
-    return importlib.import_module(f"{__name__}.{family}_{_kind(nbytes)}")
+    return _module(f"{__name__}.{family}_{_kind(nbytes)}")
+
+
+_module = functools.cache(importlib.import_module)  # called for every piece, it should cost nothing
 
 
 def _kind(nbytes: int) -> str:
     global _announced
     asked = os.environ.get(VARIABLE, "")
     if asked not in ("", "numpy", "compiled"):
-        raise UsageError(f"{VARIABLE} is {asked!r}", hint="set it to numpy or compiled, or unset it")
+        raise UsageError(
+            f"{VARIABLE} is {asked!r}", hint="set it to numpy or compiled, or unset it"
+        )
     if asked == "numpy":
         return "numpy"
     if asked == "compiled":

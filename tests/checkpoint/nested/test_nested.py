@@ -11,23 +11,25 @@ import pytest
 from safetensors import safe_open
 
 from elsa_cli.checkpoint.manifest import Entry, Manifest
-from elsa_cli.checkpoint.nested import writer as module
+from elsa_cli.checkpoint.nested import placement as module
+from elsa_cli.checkpoint.nested.placement import Places
 from elsa_cli.checkpoint.nested.reader import NestedReader
-from elsa_cli.checkpoint.nested.writer import NestedWriter
 from elsa_cli.checkpoint.opening import open_any
+from elsa_cli.core.batch import Batch
 from elsa_cli.core.bits import unpack_bits
 from elsa_cli.core.dtypes import DTYPES
 from elsa_cli.core.level import parse_levels
+from elsa_cli.core.work import Scratch
 from elsa_cli.errors import BadManifest, LevelNotStored, UsageError
-from elsa_cli.storage.container import TensorInfo
-from elsa_cli.storage.output import OutputFile
-from tests.helpers import nbytes, read_safetensors, write_safetensors
+from elsa_cli.storage.header import TensorSpec
+from tests.helpers import nbytes, raw_bits, read_safetensors, write_safetensors
 from tests.networks import (
     Network,
     bytes_of,
     edit,
     make,
     manifest_of,
+    masks_of,
     read_level,
     widen,
     write_nested,
@@ -74,19 +76,24 @@ def test_any_position_of_any_mask(tmp_path: Path, masks: str) -> None:
     rng = np.random.default_rng(11)
     with opened(write_nested(tmp_path / "m", NET, masks)) as reader:
         for _ in range(300):
-            level = int(rng.integers(3))
             at = int(rng.integers(len(NET.prunable)))
-            whole = NET.masks[LEVELS[level]][NET.prunable[at]]
-            start = int(rng.integers(whole.size // 8 + 1)) * 8
-            count = int(rng.integers(whole.size - start + 1)) if whole.size > start else 0
-            found = unpack_bits(reader.mask(level, at, start, count), count)
-            assert (found == whole[start : start + count]).all()
+            entry = reader.manifest.tensors[at]
+            start = int(rng.integers(entry.numel // 8 + 1)) * 8
+            count = int(rng.integers(entry.numel - start + 1)) if entry.numel > start else 0
+            part = Batch(at, [count], [entry.dtype], start)
+            for piece, cells, packed in reader.pieces(part, Scratch()):
+                assert (piece.start, piece.count) == (start, count)
+                raw = raw_bits(entry.dtype.name, NET.level("dense")[entry.name][2])
+                assert (cells == raw[start : start + count]).all()
+                for level, bits in zip(NET.masks, packed, strict=True):
+                    whole = NET.masks[level][entry.name]
+                    assert (unpack_bits(bits, count) == whole[start : start + count]).all()
 
 
 def test_masks_come_in_order_and_nest(tmp_path: Path, masks: str) -> None:
     with opened(write_nested(tmp_path / "m", NET, masks)) as reader:
         for at, name in enumerate(NET.prunable):
-            pieces = list(reader.masks(at))
+            pieces = masks_of(reader, at)
             for k, level in enumerate(LEVELS[:3]):
                 found = [unpack_bits(bits[k], count) for _, count, bits in pieces]
                 whole = NET.masks[level][name]
@@ -169,14 +176,10 @@ def test_masks_of_empty_tensors_alone(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_header_that_cannot_hold_the_masks_is_refused(tmp_path: Path) -> None:
     numel = 8 << 30
-    info = TensorInfo("w", DTYPES["F32"], (numel,), 0, 4 * numel)
     entry = Entry("w", DTYPES["F32"], (numel,), (), "")
     draft = Manifest(parse_levels("0.5"), (entry,), {}, 0, "header", ())
-    with (
-        OutputFile(tmp_path / "m") as out,
-        pytest.raises(UsageError, match="do not fit a header; use --masks tensors"),
-    ):
-        NestedWriter(out, [info], {}, draft, {})
+    with pytest.raises(UsageError, match=r'do not fit a header; use masks="tensors"$'):
+        Places(draft, [TensorSpec("w", DTYPES["F32"], (numel,))], {}, {})
 
 
 def copy(path: Path, name: str) -> Path:

@@ -12,12 +12,14 @@ from safetensors import safe_open
 from elsa_cli.checkpoint.opening import open_any
 from elsa_cli.checkpoint.packed.reader import PackedReader
 from elsa_cli.core.bits import unpack_bits
+from elsa_cli.core.work import no_progress
 from elsa_cli.errors import BadManifest, CutFile, TruncatedFile
 from tests.helpers import read_safetensors
 from tests.networks import (
     edit,
     make,
     manifest_of,
+    masks_of,
     read_level,
     widen,
     write_nested,
@@ -57,7 +59,7 @@ def test_every_level_is_read(packed: Path) -> None:
 def test_masks(packed: Path) -> None:
     with opened(packed) as reader:
         for at, name in enumerate(NET.prunable):
-            pieces = list(reader.masks(at))
+            pieces = masks_of(reader, at)
             for k, level in enumerate(LEVELS[:3]):
                 found = [unpack_bits(bits[k], count) for _, count, bits in pieces]
                 whole = NET.masks[level][name]
@@ -90,7 +92,7 @@ def test_a_file_cut_behind_a_level_holds_it_and_the_sparser_ones(
             for level in LEVELS[: k + 1]:
                 assert read_level(reader, level) == NET.level(level)
             for at in range(len(NET.prunable)):
-                for _, _, bits in reader.masks(at):
+                for _, _, bits in masks_of(reader, at):
                     assert len(bits) == min(k + 1, 3)
             for n, level in enumerate(LEVELS[k + 1 :], k + 1):
                 with pytest.raises(CutFile) as caught:
@@ -217,19 +219,28 @@ def test_counts_of_the_wrong_tensors(packed: Path, tmp_path: Path) -> None:
                     read_level(reader, level)
             for at, words in enumerate(("too few", "too many")[::delta]):
                 with pytest.raises(BadManifest, match=words) as caught:
-                    list(reader.masks(at))
+                    masks_of(reader, at)
                 assert caught.value.tensor == "ab"[at]
 
 
-def test_sections(packed: Path) -> None:
+def test_every_byte_of_every_section_counts(packed: Path, tmp_path: Path) -> None:
     with opened(packed) as reader:
-        sections = list(reader.section_ranges())
-        prefix = manifest_of(packed)["prefix"]
-    assert [name for name, _, _ in sections] == ["shared", *LEVELS]
+        assert reader.wrong_digests(1, no_progress) == (5, [])
+    prefix = manifest_of(packed)["prefix"]
     header = int.from_bytes(packed.read_bytes()[:8], "little") + 8
-    ends = [header + begin + size for _, _, (begin, size) in sections]
-    assert ends[1:] == prefix
-    assert sections[0][2][0] == 0
+    ends = [*prefix]
+    begins = [reader.before_levels, *prefix[:-1]]
+    assert header < begins[0]
+    for section, begin, end in zip(
+        ["shared", *LEVELS], [header, *begins], [begins[0], *ends], strict=True
+    ):
+        for at in (begin, end - 1):
+            damaged = tmp_path / "damaged"
+            raw = bytearray(packed.read_bytes())
+            raw[at] ^= 1
+            damaged.write_bytes(raw)
+            with opened(damaged) as reader:
+                assert reader.wrong_digests(2, no_progress) == (5, [section])
 
 
 @pytest.mark.parametrize(

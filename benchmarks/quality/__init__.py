@@ -1,0 +1,1 @@
+"""What the levels are worth beside networks trained alone: `python -m benchmarks.quality`."""

@@ -1,0 +1,1 @@
+"""Speed and memory of the commands, as ratios taken in one run: `python -m benchmarks.speed`."""

@@ -1,0 +1,1 @@
+"""What freezing adds to a training step: `python -m benchmarks.step`."""
