@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa_cli.core.kernels.coding_deflate import BLOCK, deflate_bound, deflate_kernels
+from elsa_cli.core.kernels.coding_deflate import BLOCK, WORK, deflate_bound, deflate_kernels
 
 __all__ = [
     "Deflater",
@@ -99,7 +99,7 @@ def _code(data: Bytes, ends: Integers, last: bool, state: Integers) -> tuple[byt
     out: Bytes = np.empty(deflate_bound(data.size, ends.size), np.uint8)
     sizes: Integers = np.zeros(ends.size, np.int64)
     kernels = deflate_kernels(BYTE * data.size + STREAM * ends.size)
-    total = kernels.code_streams(data, ends, last, state, out, sizes)
+    total = kernels.code_streams(data, ends, int(last), state, out, sizes, np.empty(WORK, np.int64))
     return out[:total].tobytes(), sizes
 
 

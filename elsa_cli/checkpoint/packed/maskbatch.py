@@ -13,7 +13,7 @@ import numpy as np
 from elsa_cli.checkpoint.deflate import deflate_several, inflate
 from elsa_cli.checkpoint.packed.maskcode import BITS, ESCAPE, ZEROS, Integers, codings_of
 from elsa_cli.core.bits import Bytes
-from elsa_cli.core.kernels.coding_masks import SLACK, mask_kernels
+from elsa_cli.core.kernels.coding_masks import SLACK, mask_kernels, work_bytes
 
 __all__ = ["MaskStreams", "code_masks"]
 
@@ -37,7 +37,9 @@ def code_masks(
     codings = codings_of(marked, free)
     raw: Bytes = np.empty(int(sizes.sum()) + len(sizes) + 2 * SLACK, np.uint8)
     ends: Integers = np.zeros(len(sizes), np.int64)
-    total = mask_kernels(0).code_several(sparser, denser, sizes, codings, raw, ends)
+    total = mask_kernels(0).code_several(
+        sparser, denser, sizes, codings, raw, ends, work_bytes(sizes)
+    )
     return deflate_several(raw[:total], ends)
 
 
@@ -80,7 +82,15 @@ class MaskStreams:
         raw, ends = self._inflate(codings)
         found: Integers = np.zeros(len(self._sizes), np.int64)
         fits = mask_kernels(0).decode_several(
-            raw, ends, sparser, self._sizes, codings, self._free, out, found
+            raw,
+            ends,
+            sparser,
+            self._sizes,
+            codings,
+            self._free,
+            out,
+            found,
+            work_bytes(self._sizes),
         )
         if not fits or not np.array_equal(found, self._marked):
             raise ValueError("a coded mask has another size or another count")

@@ -69,10 +69,11 @@ def _with_helpers(function: Callable[..., Any]) -> Any:
     names = dict(function.__globals__)
     for name in function.__code__.co_names:
         marks = getattr(names.get(name), "__dict__", {})
-        if "vectored" in marks:
-            names[name] = INTRINSICS[marks["vectored"]]
-        elif "inlined" in marks:
-            names[name] = numba.njit(**OPTIONS, forceinline=True)(_with_helpers(marks["inlined"]))
+        found = INTRINSICS[marks["vectored"]] if "vectored" in marks else marks.get("inlined")
+        if isinstance(found, FunctionType):
+            found = numba.njit(**OPTIONS, forceinline=True)(_with_helpers(found))
+        if found is not None:
+            names[name] = found
     return FunctionType(
         function.__code__, names, function.__name__, function.__defaults__, function.__closure__
     )

@@ -17,6 +17,7 @@ __all__ = [
     "LONGEST_LENGTH",
     "ORDER",
     "TINY",
+    "WORK",
     "DeflateKernels",
     "deflate_bound",
     "deflate_kernels",
@@ -30,6 +31,7 @@ TINY = 32  # bytes from which on a block may have codes of its own
 END = 256  # the symbol that ends a block
 LONGEST, LONGEST_LENGTH = 15, 7  # bits of a code, and of one that tells the length of a code
 ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
+WORK = (16, 2 * (END + 1))  # the shape of the work array
 FIXED = (8,) * 144 + (9,) * 112 + (7,) * 24 + (8,) * 8  # bits of the fixed codes
 
 
@@ -40,22 +42,24 @@ class DeflateKernels(Protocol):
         self,
         data: Bytes,
         ends: Integers,
-        last: bool,
+        last: int,
         state: Integers,
         out: Bytes,
         sizes: Integers,
+        work: Integers,
     ) -> int:
         """Code each of some parts of `data` as a stream, or one as a part of a stream.
 
         Args:
             data: The parts, one behind the other.
             ends: (n,): where each ends.
-            last: Whether streams end where parts do. If not, there is one part, a multiple of BLOCK
+            last: 1 where streams end where parts do. If 0, there is one part, a multiple of BLOCK
                 bytes and at least one.
             state: (2,): of a stream that has begun, the bits that do not fill a byte, and how many;
                 (0, 0) where streams begin, and again where they end.
             out: `deflate_bound` bytes, filled with the whole bytes.
             sizes: (n,): filled with how many of them each part has.
+            work: (*WORK,).
 
         Returns:
             The whole bytes of all parts.

@@ -1,4 +1,7 @@
-"""Deflate, compiled: a block is counted, its codes are made, its bytes are looked up."""
+"""Deflate, compiled: a block is counted, its codes are made, its bytes are looked up.
+
+All tables are rows of one array, since kernels make no arrays: `work[ROW, symbol]`.
+"""
 
 from __future__ import annotations
 
@@ -16,136 +19,137 @@ from elsa_cli.core.kernels.coding_deflate import (
 )
 from elsa_cli.core.kernels.coding_deflate import FIXED as FIXED_LENGTHS
 from elsa_cli.core.kernels.coding_words import store64
-from elsa_cli.core.kernels.compiling import kernel
+from elsa_cli.core.kernels.compiling import inlined, kernel
 
 __all__ = ["code_streams"]
 
 SYMBOLS = END + 1
+TOLD = len(ORDER)  # symbols that tell code lengths
 PLACES = np.array(ORDER, np.int64)
 FIXED = np.array(FIXED_LENGTHS, np.int64)
 
+# Rows of the work array, `WORK` in coding_deflate.py.
+TALLY = 0  # and the three rows behind it: how often each byte comes
+COUNTS, LENGTHS, CODES = 4, 5, 6  # of the symbols; a code has its length above 16 bits
+USES, OWN, NAMES = 7, 8, 9  # the same three of what tells code lengths
+TELLING, EXTRAS = 10, 11  # which of them tell those of a block, and the numbers behind
+KEYS, WEIGHTS, PARENTS = 12, 13, 14
+FOLLOWING = 15
 
-@kernel
-def _sort(keys: Any, count: int) -> None:
+
+@inlined
+def _sort(work: Any, count: int) -> None:
     """Sort the first `count` keys, all different."""
     step = 1
     while step < count // 3:
         step = 3 * step + 1
     while step > 0:
         for i in range(step, count):
-            key = keys[i]
+            key = work[KEYS, i]
             j = i
-            while j >= step and keys[j - step] > key:
-                keys[j] = keys[j - step]
+            while j >= step and work[KEYS, j - step] > key:
+                work[KEYS, j] = work[KEYS, j - step]
                 j -= step
-            keys[j] = key
+            work[KEYS, j] = key
         step //= 3
 
 
-@kernel
-def _code_lengths(counts: Any, limit: int, lengths: Any) -> None:
-    """Fill in the bits of each symbol's code; at least two symbols have a count."""
-    size = counts.size
-    keys = np.empty(size, np.int64)
-    weights = np.empty(2 * size, np.int64)
-    parents = np.empty(2 * size, np.int64)
+@inlined
+def _code_lengths(work: Any, counts: int, size: int, limit: int, lengths: int) -> None:
+    """Fill in the bits of each symbol's code, from one row into another; two have a count."""
     halvings = 0
-    while True:
+    longest = limit + 1
+    while longest > limit:
         n = 0
         for s in range(size):
-            lengths[s] = 0
-            if counts[s] > 0:
-                weight = (counts[s] + (1 << halvings) - 1) >> halvings
-                keys[n] = (weight << 9) | s
+            work[lengths, s] = 0
+            if work[counts, s] > 0:
+                weight = (work[counts, s] + (1 << halvings) - 1) >> halvings
+                work[KEYS, n] = (weight << 9) | s
                 n += 1
-        _sort(keys, n)
+        _sort(work, n)
         for i in range(n):
-            weights[i] = keys[i] >> 9
+            work[WEIGHTS, i] = work[KEYS, i] >> 9
         leaf, joined = 0, n
         for node in range(n, 2 * n - 1):
             total = 0
             for _ in range(2):
-                if joined == node or (leaf < n and weights[leaf] <= weights[joined]):
+                if joined == node or (leaf < n and work[WEIGHTS, leaf] <= work[WEIGHTS, joined]):
                     least = leaf
                     leaf += 1
                 else:
                     least = joined
                     joined += 1
-                total += weights[least]
-                parents[least] = node
-            weights[node] = total
-        weights[2 * n - 2] = 0  # from here on depths
+                total += work[WEIGHTS, least]
+                work[PARENTS, least] = node
+            work[WEIGHTS, node] = total
+        work[WEIGHTS, 2 * n - 2] = 0  # from here on depths
         for node in range(2 * n - 3, -1, -1):
-            weights[node] = weights[parents[node]] + 1
+            work[WEIGHTS, node] = work[WEIGHTS, work[PARENTS, node]] + 1
         longest = 0
         for i in range(n):
-            longest = max(longest, weights[i])
-            lengths[keys[i] & 511] = weights[i]
-        if longest <= limit:
-            return
+            longest = max(longest, work[WEIGHTS, i])
+            work[lengths, work[KEYS, i] & 511] = work[WEIGHTS, i]
         halvings += 1
 
 
-@kernel
-def _canonical(lengths: Any, table: Any) -> None:
+@inlined
+def _canonical(work: Any, lengths: int, size: int, codes: int) -> None:
     """Fill in each symbol's code, first bit lowest, and above 16 bits its length."""
-    following = np.zeros(LONGEST + 2, np.int64)
-    for length in lengths:
-        if length:
-            following[length + 1] += 1
+    for length in range(LONGEST + 2):
+        work[FOLLOWING, length] = 0
+    for s in range(size):
+        if work[lengths, s]:
+            work[FOLLOWING, work[lengths, s] + 1] += 1
     for length in range(1, LONGEST + 2):
-        following[length] = (following[length - 1] << 1) + (following[length] << 1)
-    for s in range(lengths.size):
-        length = lengths[s]
+        work[FOLLOWING, length] = (work[FOLLOWING, length - 1] + work[FOLLOWING, length]) << 1
+    for s in range(size):
+        length = work[lengths, s]
         code = 0
         for bit in range(length):
-            code |= ((following[length] >> bit) & 1) << (length - 1 - bit)
-        following[length] += 1
-        table[s] = np.uint64(code | (length << 16))
+            code |= ((work[FOLLOWING, length] >> bit) & 1) << (length - 1 - bit)
+        work[FOLLOWING, length] += 1
+        work[codes, s] = code | (length << 16)
 
 
-@kernel
-def _run_lengths(lengths: Any, symbols: Any, extras: Any) -> int:
+@inlined
+def _run_lengths(work: Any) -> int:
     """Tell code lengths, the one of the only distance behind them; return the number of symbols."""
-    found = 0
-    at = 0
-    total = lengths.size + 1
-    while at < total:
-        length = lengths[at] if at < lengths.size else 0
+    work[LENGTHS, SYMBOLS] = 0
+    found, at = 0, 0
+    while at <= SYMBOLS:
+        length = work[LENGTHS, at]
         run = 1
-        while at + run < total and (lengths[at + run] if at + run < lengths.size else 0) == length:
+        while at + run <= SYMBOLS and work[LENGTHS, at + run] == length:
             run += 1
         at += run
-        if length:
-            symbols[found], extras[found] = length, 0
-            found += 1
-            run -= 1
-        while run >= 3:
-            if length:
-                taken = min(run, 6)
-                symbols[found], extras[found] = 16, taken - 3
-            elif run <= 10:
-                taken = run
-                symbols[found], extras[found] = 17, taken - 3
-            else:
-                taken = min(run, 138)
-                symbols[found], extras[found] = 18, taken - 11
+        first = length > 0  # the first length of a run is told by itself
+        while run > 0:
+            symbol, extra, taken = length, 0, 1
+            if length > 0 and run >= 3 and not first:
+                symbol, taken = 16, min(run, 6)
+                extra = taken - 3
+            elif length == 0 and run >= 11:
+                symbol, taken = 18, min(run, 138)
+                extra = taken - 11
+            elif length == 0 and run >= 3:
+                symbol, taken = 17, run
+                extra = taken - 3
+            first = False
+            work[TELLING, found], work[EXTRAS, found] = symbol, extra
             found += 1
             run -= taken
-        for _ in range(run):
-            symbols[found], extras[found] = length, 0
-            found += 1
     return found
 
 
-@kernel
+@inlined
 def _extra_bits(symbol: int) -> int:
     if symbol < 16:
         return 0
     return 7 if symbol == 18 else symbol - 14
 
 
-@kernel
+@inlined
 def _put(out: Any, state: Any, at: int, value: Any, bits: Any) -> int:
     """Write up to 48 bits; return where the byte is that is not full."""
     word = np.uint64(state[0]) | (np.uint64(value) << np.uint64(state[1]))
@@ -156,16 +160,16 @@ def _put(out: Any, state: Any, at: int, value: Any, bits: Any) -> int:
     return at + int(held >> 3)
 
 
-@kernel
-def _put_bytes(data: Any, table: Any, state: Any, out: Any, at: int) -> int:
+@inlined
+def _put_bytes(data: Any, begin: int, end: int, work: Any, state: Any, out: Any, at: int) -> int:
     """Write the codes of bytes: three of them are less than 57 bits, and 7 may be held."""
     word, held = np.uint64(state[0]), np.uint64(state[1])
     low, high = np.uint64(0xFFFF), np.uint64(16)
     seven, eights = np.uint64(7), np.uint64(56)
-    i = 0
-    while i + 3 <= data.size:
+    i = begin
+    while i + 3 <= end:
         for j in range(3):
-            entry = table[data[np.uint64(i + j)]]
+            entry = np.uint64(work[CODES, np.uint64(data[np.uint64(i + j)])])
             word |= (entry & low) << held
             held += entry >> high
         store64(out, at, word)
@@ -174,125 +178,125 @@ def _put_bytes(data: Any, table: Any, state: Any, out: Any, at: int) -> int:
         held &= seven
         i += 3
     state[0], state[1] = np.int64(word), np.int64(held)
-    while i < data.size:
-        entry = table[data[i]]
-        at = _put(out, state, at, np.int64(entry & low), np.int64(entry >> high))
+    while i < end:
+        code = work[CODES, data[i]]
+        at = _put(out, state, at, code & 0xFFFF, code >> 16)
         i += 1
     return at
 
 
-@kernel
-def _count(data: Any, counts: Any) -> None:
-    """Count bytes, in four tables: one would wait for itself where a byte is frequent."""
-    tables = np.zeros((4, 256), np.int32)
-    whole = data.size & ~3
-    for i in range(0, whole, 4):
+@inlined
+def _count(data: Any, begin: int, end: int, work: Any) -> None:
+    """Count bytes, in four rows: one would wait for itself where a byte is frequent."""
+    for row in range(TALLY, TALLY + 4):
+        for s in range(END):
+            work[row, s] = 0
+    i = begin
+    while i + 4 <= end:
         for j in range(4):
-            tables[j, data[np.uint64(i + j)]] += np.int32(1)
-    for i in range(whole, data.size):
-        tables[0, data[i]] += np.int32(1)
-    for s in range(256):
-        counts[s] = tables[0, s] + tables[1, s] + tables[2, s] + tables[3, s]
+            work[TALLY + j, np.uint64(data[np.uint64(i + j)])] += 1
+        i += 4
+    while i < end:
+        work[TALLY, data[i]] += 1
+        i += 1
+    for s in range(END):
+        work[COUNTS, s] = (
+            work[TALLY, s] + work[TALLY + 1, s] + work[TALLY + 2, s] + work[TALLY + 3, s]
+        )
+    work[COUNTS, END] = 1
 
 
-@kernel
-def _dynamic(counts: Any, lengths: Any, told: Any, symbols: Any, extras: Any) -> Any:
-    """Make the codes of a block: fill in all about its header.
-
-    Args:
-        counts: (257,): how often each symbol comes.
-        lengths: (257,): filled with the bits of each symbol's code.
-        told: (19,): filled with the bits of each code that tells a length.
-        symbols: (258,): filled with what tells the lengths.
-        extras: (258,): filled with the numbers behind them.
+@inlined
+def _dynamic(work: Any) -> Any:
+    """Make the codes of a block.
 
     Returns:
-        How many symbols tell the lengths, how many of `told` are written, the bits of the block.
+        How many symbols tell the code lengths, of how many of these the lengths are written, the
+        bits of the block.
     """
-    _code_lengths(counts, LONGEST, lengths)
-    number = _run_lengths(lengths, symbols, extras)
-    uses = np.zeros(PLACES.size, np.int64)
+    _code_lengths(work, COUNTS, SYMBOLS, LONGEST, LENGTHS)
+    number = _run_lengths(work)
+    for s in range(TOLD):
+        work[USES, s] = 0
     for i in range(number):
-        uses[symbols[i]] += 1
-    _code_lengths(uses, LONGEST_LENGTH, told)
-    written = PLACES.size
-    while written > 4 and told[PLACES[written - 1]] == 0:
+        work[USES, work[TELLING, i]] += 1
+    _code_lengths(work, USES, TOLD, LONGEST_LENGTH, OWN)
+    written = TOLD
+    while written > 4 and work[OWN, PLACES[written - 1]] == 0:
         written -= 1
     bits = 17 + 3 * written
-    for s in range(PLACES.size):
-        bits += uses[s] * (told[s] + _extra_bits(s))
+    for s in range(TOLD):
+        bits += work[USES, s] * (work[OWN, s] + _extra_bits(s))
     for s in range(SYMBOLS):
-        bits += counts[s] * lengths[s]
+        bits += work[COUNTS, s] * work[LENGTHS, s]
     return number, written, bits
 
 
-@kernel
-def _put_lengths(
-    number: int, written: int, told: Any, symbols: Any, extras: Any, state: Any, out: Any, at: int
-) -> int:
+@inlined
+def _put_lengths(number: int, written: int, work: Any, state: Any, out: Any, at: int) -> int:
     """Write the header of a dynamic block, but for its first three bits."""
     at = _put(out, state, at, (written - 4) << 10, 14)
     for i in range(written):
-        at = _put(out, state, at, told[PLACES[i]], 3)
-    table = np.empty(PLACES.size, np.uint64)
-    _canonical(told, table)
+        at = _put(out, state, at, work[OWN, PLACES[i]], 3)
+    _canonical(work, OWN, TOLD, NAMES)
     for i in range(number):
-        entry = np.int64(table[symbols[i]])
-        bits = entry >> 16
-        value = (entry & 0xFFFF) | (extras[i] << bits)
-        at = _put(out, state, at, value, bits + _extra_bits(symbols[i]))
+        code = work[NAMES, work[TELLING, i]]
+        bits = code >> 16
+        value = (code & 0xFFFF) | (work[EXTRAS, i] << bits)
+        at = _put(out, state, at, value, bits + _extra_bits(work[TELLING, i]))
     return at
 
 
-@kernel
-def _block(data: Any, last: bool, state: Any, out: Any, at: int) -> int:
+@inlined
+def _block(
+    data: Any, begin: int, end: int, final: int, state: Any, out: Any, at: int, work: Any
+) -> int:
     """Write a block in the shortest of three ways; return where the byte is that is not full."""
-    final = 1 if last else 0
-    counts = np.empty(SYMBOLS, np.int64)
-    _count(data, counts)
-    counts[END] = 1
-    stored = 3 + ((-state[1] - 3) & 7) + 32 + 8 * data.size
+    size = end - begin
+    _count(data, begin, end, work)
+    stored = 3 + ((-state[1] - 3) & 7) + 32 + 8 * size
     fixed = 3
     for s in range(SYMBOLS):
-        fixed += counts[s] * FIXED[s]
-    lengths = np.empty(SYMBOLS, np.int64)
-    told = np.empty(PLACES.size, np.int64)
-    symbols = np.empty(SYMBOLS + 1, np.int64)
-    extras = np.empty(SYMBOLS + 1, np.int64)
+        fixed += work[COUNTS, s] * FIXED[s]
     number, written, dynamic = 0, 0, fixed
-    if data.size >= TINY:
-        number, written, dynamic = _dynamic(counts, lengths, told, symbols, extras)
+    if size >= TINY:
+        number, written, dynamic = _dynamic(work)
     if stored <= min(fixed, dynamic):
         at = _put(out, state, at, final, 3)
         at = _put(out, state, at, 0, (-state[1]) & 7)
-        at = _put(out, state, at, data.size | ((data.size ^ 0xFFFF) << 16), 32)
-        out[at : at + data.size] = data
-        return at + int(data.size)
-    table = np.empty(FIXED.size, np.uint64)
-    if fixed <= dynamic:
-        at = _put(out, state, at, final | (1 << 1), 3)
-        _canonical(FIXED, table)
+        at = _put(out, state, at, size | ((size ^ 0xFFFF) << 16), 32)
+        for i in range(size):
+            out[at + i] = data[begin + i]
+        return at + size
+    way = 1 if fixed <= dynamic else 2
+    at = _put(out, state, at, final | (way << 1), 3)
+    if way == 1:
+        for s in range(FIXED.size):
+            work[LENGTHS, s] = FIXED[s]
     else:
-        at = _put(out, state, at, final | (2 << 1), 3)
-        at = _put_lengths(number, written, told, symbols, extras, state, out, at)
-        _canonical(lengths, table)
-    at = _put_bytes(data, table, state, out, at)
-    entry = np.int64(table[END])
-    return _put(out, state, at, entry & 0xFFFF, entry >> 16)
+        at = _put_lengths(number, written, work, state, out, at)
+    _canonical(work, LENGTHS, FIXED.size if way == 1 else SYMBOLS, CODES)
+    at = _put_bytes(data, begin, end, work, state, out, at)
+    code = work[CODES, END]
+    return _put(out, state, at, code & 0xFFFF, code >> 16)
 
 
 @kernel
-def code_streams(data: Any, ends: Any, last: bool, state: Any, out: Any, sizes: Any) -> int:
+def code_streams(
+    data: Any, ends: Any, last: int, state: Any, out: Any, sizes: Any, work: Any
+) -> int:
     """Code each of some parts of `data`; return the bytes of all."""
     at, begin = 0, 0
     for n in range(ends.size):
-        end, first = ends[n], at
-        while begin + BLOCK < end:
-            at = _block(data[begin : begin + BLOCK], False, state, out, at)
-            begin += BLOCK
-        at = _block(data[begin:end], last, state, out, at)
+        first = at
+        more = 1
+        while more:
+            end = min(begin + BLOCK, ends[n])
+            more = 1 if end < ends[n] else 0
+            final = 1 if last and not more else 0
+            at = _block(data, begin, end, final, state, out, at, work)
+            begin = end
         if last:
             at = _put(out, state, at, 0, (-state[1]) & 7)
         sizes[n] = at - first
-        begin = end
     return at

@@ -180,7 +180,13 @@ def _blocks(data: Bytes, last: bool, state: Integers, out: Bytes) -> int:
 
 
 def code_streams(
-    data: Bytes, ends: Integers, last: bool, state: Integers, out: Bytes, sizes: Integers
+    data: Bytes,
+    ends: Integers,
+    last: int,
+    state: Integers,
+    out: Bytes,
+    sizes: Integers,
+    work: Integers,
 ) -> int:
     """Code each of some parts of `data`; return the bytes of all."""
     begins = starts(np.diff(ends, prepend=0))[:-1]
@@ -194,7 +200,7 @@ def code_streams(
         out[done : done + size] = coded[taken : taken + size]
         done, taken, first = done + size, taken + size, n + 1
         if n < ends.size:
-            sizes[n] = _blocks(data[begins[n] : ends[n]], last, state, out[done:])
+            sizes[n] = _blocks(data[begins[n] : ends[n]], bool(last), state, out[done:])
             done += int(sizes[n])
     return done
 

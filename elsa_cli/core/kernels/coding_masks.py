@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 
 from elsa_cli.core.kernels import form
 
-__all__ = ["BITS", "ESCAPE", "NOTHING", "ONES", "SLACK", "ZEROS", "MaskKernels", "mask_kernels"]
+__all__ = [
+    "BITS",
+    "ESCAPE",
+    "NOTHING",
+    "ONES",
+    "SLACK",
+    "ZEROS",
+    "MaskKernels",
+    "mask_kernels",
+    "work_bytes",
+]
 
 Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
@@ -105,6 +115,7 @@ class MaskKernels(Protocol):
         codings: Integers,
         out: Bytes,
         ends: Integers,
+        work: Bytes,
     ) -> int:
         """Code the shell masks of several tensors; return the bytes of all.
 
@@ -115,6 +126,7 @@ class MaskKernels(Protocol):
             codings: (tensors,): BITS, ONES or ZEROS.
             out: (weights + SLACK,): filled with the bytes of each tensor, one behind the other.
             ends: (tensors,): filled with where those of each end.
+            work: `work_bytes`.
         """
 
     def decode_several(
@@ -127,7 +139,8 @@ class MaskKernels(Protocol):
         free: Integers,
         out: Bytes,
         marked: Integers,
-    ) -> bool:
+        work: Bytes,
+    ) -> int:
         """Undo `code_several`; tell whether the bytes of each tensor are what it makes.
 
         Args:
@@ -139,7 +152,16 @@ class MaskKernels(Protocol):
             free: (tensors,): the weights that the sparser level does not keep.
             out: (bytes,): filled with the mask of the level.
             marked: (tensors,): filled with the bits that are set in each shell.
+            work: `work_bytes`.
+
+        Returns:
+            1 if they are, else 0.
         """
+
+
+def work_bytes(sizes: Integers) -> Bytes:
+    """Return the work array of kernels for tensors of some sizes, in weights."""
+    return np.empty(int(sizes.max(initial=0)) // 8 + 1 + 2 * SLACK, np.uint8)
 
 
 def mask_kernels(nbytes: int) -> MaskKernels:

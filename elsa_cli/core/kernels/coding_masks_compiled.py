@@ -6,16 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from elsa_cli.core.kernels.coding_masks import BITS, ESCAPE, SLACK, ZEROS
-from elsa_cli.core.kernels.coding_words import (
-    extract,
-    load64,
-    popcount,
-    spread,
-    store64,
-    trailing_zeros,
-)
-from elsa_cli.core.kernels.compiling import kernel
+from elsa_cli.core.kernels.coding_masks import BITS, ESCAPE, ZEROS
+from elsa_cli.core.kernels.coding_words import extract, load64, spread, store64
+from elsa_cli.core.kernels.compiling import inlined, kernel
+from elsa_cli.core.kernels.vectors import ones, zeros_before
 
 __all__ = [
     "code_several",
@@ -33,30 +27,30 @@ ALL = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 ZERO, ONE = np.uint64(0), np.uint64(1)
 
 
-@kernel
-def word_at(mask: Any, at: int) -> Any:
-    """Return 8 bytes of a mask from byte `at`; those behind its end are 0."""
-    if at + 8 <= mask.size:
+@inlined
+def word_at(mask: Any, at: int, end: int) -> Any:
+    """Return 8 bytes of a mask from byte `at`; those from byte `end` on are 0."""
+    if at + 8 <= end:
         return load64(mask, at)
     word = ZERO
-    for i in range(at, mask.size):
+    for i in range(at, end):
         word |= np.uint64(mask[i]) << np.uint64(8 * (i - at))
     return word
 
 
-@kernel
+@inlined
 def valid_bits(left: int) -> Any:
     """Return a word in which the lowest `left` bits are set, all if it has fewer."""
     return ALL if left >= 64 else (ONE << np.uint64(left)) - ONE
 
 
-@kernel
-def _put_word(mask: Any, at: int, word: Any) -> None:
-    """Write 8 bytes of a mask from byte `at`, but for those behind its end."""
-    if at + 8 <= mask.size:
+@inlined
+def _put_word(mask: Any, at: int, end: int, word: Any) -> None:
+    """Write 8 bytes of a mask from byte `at`, but for those from byte `end` on."""
+    if at + 8 <= end:
         store64(mask, at, word)
         return
-    for i in range(at, mask.size):
+    for i in range(at, end):
         mask[i] = np.uint8((word >> np.uint64(8 * (i - at))) & np.uint64(255))
 
 
@@ -64,57 +58,69 @@ def _put_word(mask: Any, at: int, word: Any) -> None:
 def tally(sparser: Any, denser: Any, ends: Any, kept: Any) -> int:
     """Count what a level keeps; return the first tensor where masks do not nest, or -1."""
     begin, found = 0, -1
+    nested = sparser.size > 0
     for n in range(ends.size):
-        part = denser[begin : ends[n]]
-        under = sparser[begin : ends[n]] if sparser.size else part
-        whole = part.size >> 3
-        total = popcount(word_at(part, 8 * whole))
-        strays = word_at(under, 8 * whole) & ~word_at(part, 8 * whole)
-        for at in range(whole):
-            word = load64(part, 8 * at)
-            total += popcount(word)
-            strays |= load64(under, 8 * at) & ~word
+        end = ends[n]
+        last = begin + ((end - begin) & ~7)
+        word = word_at(denser, last, end)
+        total = ones(word)
+        strays = word_at(sparser, last, end) & ~word if nested else ZERO
+        for at in range(begin, last, 8):
+            total += ones(load64(denser, at))
+        if nested:
+            for at in range(begin, last, 8):
+                strays |= load64(sparser, at) & ~load64(denser, at)
         if strays != ZERO and found < 0:
             found = n
         kept[n] = total
-        begin = ends[n]
+        begin = end
     return found
 
 
-@kernel
-def gather(sparser: Any, denser: Any, count: int, state: Any, out: Any) -> int:
-    """Bring the bits of a shell together; return how many bytes are whole."""
-    held, many = np.uint64(state[0]), state[1]
+@inlined
+def _gather(
+    sparser: Any, denser: Any, begin: int, count: int, held: Any, many: int, out: Any
+) -> Any:
+    """Bring bits together from byte `begin` of masks; return (whole bytes, bits over, how many)."""
     done = 0
-    for at in range(0, (count + 7) >> 3, 8):
-        free = valid_bits(count - 8 * at)
+    end = begin + ((count + 7) >> 3)
+    for at in range(begin, end, 8):
+        free = valid_bits(count - 8 * (at - begin))
         if sparser.size:
-            free &= ~word_at(sparser, at)
-        bits = extract(word_at(denser, at), free)
+            free &= ~word_at(sparser, at, end)
+        bits = extract(word_at(denser, at, end), free)
         word = held | (bits << np.uint64(many))
         store64(out, done, word)
-        total = many + popcount(free)
+        total = many + ones(free)
         done += total >> 3
         if total < 64:
             held = word >> np.uint64(total & ~7)
         else:
             held = bits >> np.uint64(64 - many) if many else ZERO
         many = total & 7
+    return done, held, many
+
+
+@kernel
+def gather(sparser: Any, denser: Any, count: int, state: Any, out: Any) -> int:
+    """Bring the bits of a shell together; return how many bytes are whole."""
+    held = np.uint64(state[0])
+    done, held, many = _gather(sparser, denser, 0, count, held, state[1], out)
     state[0], state[1] = np.int64(held), many
     return done
 
 
-@kernel
-def gaps(bits: Any, count: int, coding: int, state: Any, out: Any) -> int:
-    """Find the gaps between marked bits; return the number of bytes that tell them."""
-    begin = -state[0]
-    done = 0
+@inlined
+def _gaps(bits: Any, count: int, coding: int, gap: int, out: Any, done: int) -> Any:
+    """Find gaps; return (bytes of `out` in use, bits since the last mark)."""
+    begin = -gap
     flip = ALL if coding == ZEROS else ZERO
-    for at in range(0, (count + 7) >> 3, 8):
-        word = (word_at(bits, at) ^ flip) & valid_bits(count - 8 * at)
+    end = (count + 7) >> 3
+    for at in range(0, end, 8):
+        word = (word_at(bits, at, end) ^ flip) & valid_bits(count - 8 * at)
         base = 8 * at
         while word:
-            where = base + trailing_zeros(word)
+            where = base + zeros_before(word)
             gap = where - begin
             begin = where + 1
             while gap >= ESCAPE:
@@ -124,16 +130,20 @@ def gaps(bits: Any, count: int, coding: int, state: Any, out: Any) -> int:
             out[np.uint64(done)] = gap
             done += 1
             word &= word - ONE
-    state[0] = count - begin
-    return done
+    return done, count - begin
 
 
 @kernel
-def ungaps(raw: Any, begin: int, count: int, coding: int, state: Any, out: Any) -> int:
-    """Undo `gaps` until all bits are known; return the first byte of `raw` that is not used."""
-    where = state[0]
-    at = begin
-    while at < raw.size and where < count:
+def gaps(bits: Any, count: int, coding: int, state: Any, out: Any) -> int:
+    """Find the gaps between marked bits; return the number of bytes that tell them."""
+    done, state[0] = _gaps(bits, count, coding, state[0], out, 0)
+    return done
+
+
+@inlined
+def _ungaps(raw: Any, at: int, end: int, count: int, where: int, out: Any) -> Any:
+    """Mark bits; return (the first byte that is not used, where the next gap begins)."""
+    while at < end and where < count:
         gap = np.int64(raw[np.uint64(at)])
         if gap == ESCAPE:
             where += gap
@@ -144,55 +154,61 @@ def ungaps(raw: Any, begin: int, count: int, coding: int, state: Any, out: Any) 
             out[np.uint64(where >> 3)] ^= np.uint8(1 << (where & 7))
             where += 1
         at += 1
-    state[0] = where
-    return at
+    return at, where
 
 
 @kernel
-def scatter(bits: Any, begin: int, sparser: Any, count: int, out: Any) -> int:
-    """Undo `gather`; return how many bits of the shell are set."""
+def ungaps(raw: Any, begin: int, count: int, coding: int, state: Any, out: Any) -> int:
+    """Undo `gaps` until all bits are known; return the first byte of `raw` that is not used."""
+    at, state[0] = _ungaps(raw, begin, raw.size, count, state[0], out)
+    return at
+
+
+@inlined
+def _scatter(bits: Any, at: int, sparser: Any, begin: int, count: int, out: Any) -> int:
+    """Put bits apart from byte `begin` of masks; return how many of the shell are set."""
     total = 0
-    at = begin
-    for to in range(0, (count + 7) >> 3, 8):
-        taken = word_at(sparser, to) if sparser.size else ZERO
-        free = valid_bits(count - 8 * to) & ~taken
+    end = begin + ((count + 7) >> 3)
+    for to in range(begin, end, 8):
+        taken = word_at(sparser, to, end) if sparser.size else ZERO
+        free = valid_bits(count - 8 * (to - begin)) & ~taken
         byte, skipped = at >> 3, np.uint64(at & 7)
         word = load64(bits, byte) >> skipped
         if skipped:
             word |= np.uint64(bits[byte + 8]) << (np.uint64(64) - skipped)
         shell = spread(word, free)
-        at += popcount(free)
-        total += popcount(shell)
-        _put_word(out, to, taken | shell)
+        at += ones(free)
+        total += ones(shell)
+        _put_word(out, to, end, taken | shell)
     return total
 
 
 @kernel
-def code_several(sparser: Any, denser: Any, sizes: Any, codings: Any, out: Any, ends: Any) -> int:
+def scatter(bits: Any, begin: int, sparser: Any, count: int, out: Any) -> int:
+    """Undo `gather`; return how many bits of the shell are set."""
+    return _scatter(bits, begin, sparser, 0, count, out)
+
+
+@kernel
+def code_several(
+    sparser: Any, denser: Any, sizes: Any, codings: Any, out: Any, ends: Any, work: Any
+) -> int:
     """Code the shell masks of several tensors; return the bytes of all."""
-    largest = 0
-    for size in sizes:
-        largest = max(largest, size)
-    together = np.empty((largest >> 3) + 1 + 2 * SLACK, np.uint8)
-    state = np.zeros(2, np.int64)
     at, done = 0, 0
     for n in range(sizes.size):
-        until = at + ((sizes[n] + 7) >> 3)
-        under = sparser[at:until] if sparser.size else sparser
-        state[0] = state[1] = 0
-        whole = gather(under, denser[at:until], sizes[n], state, together)
-        count = 8 * whole + state[1]
-        if state[1]:
-            together[whole] = state[0]
+        whole, held, many = _gather(sparser, denser, at, sizes[n], ZERO, 0, work)
+        count = 8 * whole + many
+        if many:
+            work[whole] = held
             whole += 1
         if codings[n] == BITS:
-            out[done : done + whole] = together[:whole]
+            for i in range(whole):
+                out[done + i] = work[i]
             done += whole
         else:
-            state[0] = 0
-            done += gaps(together[:whole], count, codings[n], state, out[done:])
+            done, _ = _gaps(work, count, codings[n], 0, out, done)
         ends[n] = done
-        at = until
+        at += (sizes[n] + 7) >> 3
     return done
 
 
@@ -206,33 +222,27 @@ def decode_several(
     free: Any,
     out: Any,
     marked: Any,
-) -> bool:
+    work: Any,
+) -> int:
     """Undo `code_several`; tell whether the bytes of each tensor are what it makes."""
-    largest = 0
-    for size in sizes:
-        largest = max(largest, size)
-    together = np.empty((largest >> 3) + 1 + SLACK, np.uint8)
-    state = np.zeros(1, np.int64)
-    at, begin = 0, 0
+    to, begin = 0, 0
     for n in range(sizes.size):
-        until = at + ((sizes[n] + 7) >> 3)
         whole = (free[n] + 7) >> 3
         end = ends[n]
         if codings[n] == BITS:
             if end - begin != whole:
-                return False
-            together[:whole] = raw[begin:end]
-            if free[n] & 7 and together[whole - 1] >> (free[n] & 7):
-                return False
+                return 0
+            for i in range(whole):
+                work[i] = raw[begin + i]
+            if free[n] & 7 and work[whole - 1] >> (free[n] & 7):
+                return 0
         else:
-            together[:whole] = 255 if codings[n] == ZEROS else 0
-            state[0] = 0
-            part = raw[begin:end]
-            if ungaps(part, 0, free[n], codings[n], state, together) != part.size:
-                return False
-            if part.size and part[part.size - 1] == ESCAPE:
-                return False
-        under = sparser[at:until] if sparser.size else sparser
-        marked[n] = scatter(together, 0, under, sizes[n], out[at:until])
-        at, begin = until, end
-    return True
+            for i in range(whole):
+                work[i] = 255 if codings[n] == ZEROS else 0
+            used, _ = _ungaps(raw, begin, end, free[n], 0, work)
+            if used != end or (end > begin and raw[end - 1] == ESCAPE):
+                return 0
+        marked[n] = _scatter(work, 0, sparser, to, sizes[n], out)
+        to += (sizes[n] + 7) >> 3
+        begin = end
+    return 1

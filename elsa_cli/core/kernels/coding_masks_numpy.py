@@ -110,6 +110,7 @@ def code_several(
     codings: Integers,
     out: Bytes,
     ends: Integers,
+    work: Bytes,
 ) -> int:
     """Code the shell masks of several tensors; return the bytes of all."""
     places = _places(sizes)
@@ -148,15 +149,16 @@ def decode_several(
     free: Integers,
     out: Bytes,
     marked: Integers,
-) -> bool:
+    work: Bytes,
+) -> int:
     """Undo `code_several`; tell whether the bytes of each tensor are what it makes."""
     bits: Bools = np.repeat(codings == ZEROS, free)
     lengths = np.diff(ends, prepend=0)
     raw = raw[: int(lengths.sum())]
     if not _put_bits(bits, raw, lengths, codings == BITS, free):
-        return False
+        return 0
     if not _put_gaps(bits, raw, lengths, codings, free):
-        return False
+        return 0
     marked[:] = segment_sums(bits, free)
     places = _places(sizes)
     inside = _free(sparser, places)
@@ -164,7 +166,7 @@ def decode_several(
     whole[places[inside]] = bits
     whole[places[~inside]] = True
     out[:] = pack_bits(whole)
-    return True
+    return 1
 
 
 def _put_bits(bits: Bools, raw: Bytes, lengths: Integers, plain: Any, free: Integers) -> bool:

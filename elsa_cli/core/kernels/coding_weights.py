@@ -45,7 +45,7 @@ class WeightKernels(Protocol):
 
         Args:
             values: The raw bits of the weights of each shell.
-            begins: (shells,): where those of each begin in `values`.
+            begins: (shells,): where those of each begin in `values`; spent afterwards.
             masks: (levels, weights / 8): the mask of each level, sparsest first; as many levels as
                 shells, or one less: then the last shell is what no mask keeps.
             out: (weights,): filled.

@@ -1,152 +1,153 @@
-"""Eight bytes at a time: what compiled kernels do with 64 bits and numba has no name for.
+"""What coding does with 64 bits at once: operations of kernels, as those of `vectors.py` are.
 
-Two of them are one instruction where the processor has it (BMI2), and a dozen steps of shifts
-elsewhere (Warren, Hacker's Delight, "compress" and "expand").
+`coding_intrinsics.py` gives them to numba; here stands what they mean, and what kernels do instead
+where the processor has no instruction for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import llvmlite.ir as ir
 import numpy as np
-from numba import extending, types
-from numba.core import cgutils
 
-from elsa_cli.core.kernels.compiling import kernel
+from elsa_cli.core.kernels.compiling import inlined, vectored
+from elsa_cli.core.kernels.vectors import ones, zeros_before
 
 __all__ = [
     "extract",
     "extract_by_shifts",
     "load64",
-    "popcount",
+    "put",
+    "put_by_loop",
     "spread",
     "spread_by_shifts",
     "store64",
-    "trailing_zeros",
+    "take",
+    "take_by_loop",
 ]
 
-# Called as its parameters say, without the first one, of which no type checker knows.
-intrinsic: Callable[[Any], Any] = extending.intrinsic
-
-BYTE, WORD = ir.IntType(8), ir.IntType(64)
+SOME = 16  # bits taken at a time: a loop that ends by chance makes the processor guess wrong
 
 
-def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    """Return where byte `index` of an array is, as the place of 64 bits."""
-    data = context.make_array(kind)(context, builder, array).data
-    place = builder.gep(builder.bitcast(data, BYTE.as_pointer()), [index], source_etype=BYTE)
-    return builder.bitcast(place, WORD.as_pointer())
+@vectored
+def load64(data: Any, at: int) -> Any:
+    """Return the 8 bytes of a contiguous array from byte `at`, the first one lowest."""
+    return np.uint64(int.from_bytes(data.reshape(-1)[at : at + 8].tobytes(), "little"))
 
 
-@intrinsic
-def load64(_: Any, array: Any, index: Any) -> Any:
-    """Return the 8 bytes of a contiguous array from byte `index`, the first one lowest."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = _pointer(context, builder, signature.args[0], args[0], args[1])
-        return builder.load(place, align=1, typ=WORD)
-
-    return types.uint64(array, types.intp), generate
+@vectored
+def store64(data: Any, at: int, word: Any) -> None:
+    """Put a word into the 8 bytes of a contiguous array from byte `at`, the lowest one first."""
+    data[at : at + 8] = np.frombuffer(int(word).to_bytes(8, "little"), np.uint8)
 
 
-@intrinsic
-def store64(_: Any, array: Any, index: Any, value: Any) -> Any:
-    """Put 8 bytes into a contiguous array from byte `index`, the lowest first."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _pointer(context, builder, signature.args[0], args[0], args[1]), 1)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.uint64), generate
+@vectored
+def extract(word: Any, mask: Any) -> Any:
+    """Return the bits of a word where a mask has ones, brought together from bit 0 on."""
+    return extract_by_shifts(word, mask)
 
 
-@intrinsic
-def popcount(_: Any, word: Any) -> Any:
-    """Return how many of 64 bits are set, an int64."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.ctpop(args[0])
-
-    return types.int64(types.uint64), generate
+@vectored
+def spread(word: Any, mask: Any) -> Any:
+    """Return the bits of a word from bit 0 on, put where a mask has ones: undo `extract`."""
+    return spread_by_shifts(word, mask)
 
 
-@intrinsic
-def trailing_zeros(_: Any, word: Any) -> Any:
-    """Return the position of the lowest bit that is set, an int64; 64 if none is."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.int64(types.uint64), generate
-
-
-@kernel
-def _moving(mask: Any, moved: Any) -> None:
-    """Fill in which bits of a mask move down by 1, 2, 4 … places to bring its bits together.
+@vectored
+def take(values: Any, first: int, word: Any, out: Any, at: int) -> None:
+    """Put those of 64 weights whose bit is set one behind the other.
 
     Args:
-        mask: 64 bits.
-        moved: (6,): filled.
+        values: The weights.
+        first: The first of the 64.
+        word: Their bits.
+        out: Where they go: 64 elements from `at` are there, and may be written over.
+        at: The first of them.
+    """
+    take_by_loop(values, first, word, out, at)
+
+
+@vectored
+def put(values: Any, at: int, word: Any, out: Any, first: int) -> None:
+    """Put weights where bits of 64 are set, and leave the other places as they are.
+
+    Args:
+        values: The weights, one behind the other; 64 elements from `at` are there.
+        at: The first of those to be used.
+        word: The bits.
+        out: Where they go.
+        first: The first of the 64 places.
+    """
+    put_by_loop(values, at, word, out, first)
+
+
+@inlined
+def _step(mask: Any, holes: Any, n: int) -> Any:
+    """Take one of six steps that bring the bits of a mask together.
+
+    Warren's "compress" in Hacker's Delight: step n moves bits by 2 ** n places, those below which
+    the number of holes, halved n times, is odd.
+
+    Returns:
+        Which bits are moved; the mask after it; half as many holes.
     """
     one = np.uint64(1)
+    odd = holes
+    for m in range(6):
+        odd ^= odd << (one << np.uint64(m))
+    moved = odd & mask
+    mask = (mask ^ moved) | (moved >> (one << np.uint64(n)))
+    return moved, mask, holes & ~odd
+
+
+@inlined
+def extract_by_shifts(word: Any, mask: Any) -> Any:
+    """Do what `extract` does."""
+    one = np.uint64(1)
+    word &= mask
     holes = ~mask << one
     for n in range(6):
-        odd = holes  # where an odd number of holes are below
-        for m in range(6):
-            odd ^= odd << (one << np.uint64(m))
-        moved[n] = odd & mask
-        mask = (mask ^ moved[n]) | (moved[n] >> (one << np.uint64(n)))
-        holes &= ~odd
-
-
-@kernel
-def extract_by_shifts(word: Any, mask: Any) -> Any:
-    """Return what `extract` does."""
-    moved = np.empty(6, np.uint64)
-    _moving(mask, moved)
-    word &= mask
-    for n in range(6):
-        some = word & moved[n]
-        word = (word ^ some) | (some >> (np.uint64(1) << np.uint64(n)))
+        moved, mask, holes = _step(mask, holes, n)
+        some = word & moved
+        word = (word ^ some) | (some >> (one << np.uint64(n)))
     return word
 
 
-@kernel
+@inlined
+def _back(word: Any, moved: Any, n: int) -> Any:
+    return (word & ~moved) | ((word << (np.uint64(1) << np.uint64(n))) & moved)
+
+
+@inlined
 def spread_by_shifts(word: Any, mask: Any) -> Any:
-    """Return what `spread` does."""
-    moved = np.empty(6, np.uint64)
-    _moving(mask, moved)
-    for n in range(5, -1, -1):
-        some = word << (np.uint64(1) << np.uint64(n))
-        word = (word & ~moved[n]) | (some & moved[n])
-    return word & mask
+    """Do what `spread` does."""
+    a, m, holes = _step(mask, ~mask << np.uint64(1), 0)
+    b, m, holes = _step(m, holes, 1)
+    c, m, holes = _step(m, holes, 2)
+    d, m, holes = _step(m, holes, 3)
+    e, m, holes = _step(m, holes, 4)
+    f, m, holes = _step(m, holes, 5)
+    word = _back(_back(_back(word, f, 5), e, 4), d, 3)
+    return _back(_back(_back(word, c, 2), b, 1), a, 0) & mask
 
 
-def _by_instruction(name: str, otherwise: Any) -> Any:
-    """Return what generates one instruction of BMI2, or calls a kernel where there is none."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if "+bmi2" not in context.codegen().magic_tuple()[2].split(","):
-            return context.compile_internal(builder, otherwise.py_func, signature, args)
-        kind = ir.FunctionType(WORD, [WORD, WORD])
-        utils: Any = cgutils  # without types
-        function = utils.get_or_insert_function(builder.module, kind, f"llvm.x86.bmi.{name}.64")
-        return builder.call(function, args)
-
-    return generate
-
-
-@intrinsic
-def extract(_: Any, word: Any, mask: Any) -> Any:
-    """Return the bits of a word where a mask has ones, brought together from bit 0 on."""
-    kind = types.uint64(types.uint64, types.uint64)
-    return kind, _by_instruction("pext", extract_by_shifts)
+@inlined
+def take_by_loop(values: Any, first: int, word: Any, out: Any, at: int) -> None:
+    """Do what `take` does, some bits at a time: what is too much is written over later."""
+    one = np.uint64(1)
+    end = at + ones(word)
+    while at < end:
+        for i in range(SOME):
+            where = first + zeros_before(word) if word else first
+            out[np.uint64(at + i)] = values[np.uint64(where)]
+            word &= word - one
+        at += SOME
 
 
-@intrinsic
-def spread(_: Any, word: Any, mask: Any) -> Any:
-    """Return the bits of a word from bit 0 on, put where a mask has ones: undo `extract`."""
-    kind = types.uint64(types.uint64, types.uint64)
-    return kind, _by_instruction("pdep", spread_by_shifts)
+@inlined
+def put_by_loop(values: Any, at: int, word: Any, out: Any, first: int) -> None:
+    """Do what `put` does."""
+    while word:
+        out[np.uint64(first + zeros_before(word))] = values[np.uint64(at)]
+        at += 1
+        word &= word - np.uint64(1)

@@ -8,6 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from elsa_cli.core.kernels.coding_intrinsics import CODING
+
 __all__ = ["INTRINSICS"]
 
 LANES = 64
@@ -79,10 +81,12 @@ def _zeros_before(typing: Any, word: Any) -> Any:
     return types.int64(types.uint64), code
 
 
-INTRINSICS = {
+# By name; a plain function where the processor has nothing better.
+INTRINSICS: dict[str, Any] = {
     "at_least": _comparison(">="),
     "equal": _comparison("=="),
     "clear": _clear,
     "ones": _ones,
     "zeros_before": _zeros_before,
+    **CODING,
 }

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elsa_cli.core.kernels.coding_deflate import BLOCK, Integers, deflate_bound
+from elsa_cli.core.kernels.coding_deflate import BLOCK, WORK, Integers, deflate_bound
 from tests.core.kernels.forms import both
 from tests.deflate import by_the_page
 
@@ -23,7 +23,7 @@ def code(kernels: Any, parts: list[bytes]) -> list[bytes]:
     ends = np.cumsum([len(p) for p in parts], dtype=np.int64)
     out = np.full(deflate_bound(data.size, len(parts)), 0xA5, np.uint8)
     sizes, state = np.zeros(len(parts), np.int64), np.zeros(2, np.int64)
-    total = kernels.code_streams(data, ends, True, state, out, sizes)
+    total = kernels.code_streams(data, ends, 1, state, out, sizes, np.empty(WORK, np.int64))
     assert total == sizes.sum()
     assert not state.any()
     cuts: Integers = np.concatenate([[0], np.cumsum(sizes)])
@@ -97,7 +97,7 @@ def test_a_stream_in_parts() -> None:
         for begin, end in ((0, BLOCK), (BLOCK, 3 * BLOCK), (3 * BLOCK, raw.size)):
             part = raw[begin:end].copy()
             out = np.empty(deflate_bound(part.size), np.uint8)
-            last = end == raw.size
-            size = kernels.code_streams(part, np.array([part.size]), last, state, out, sizes)
+            last, work = int(end == raw.size), np.empty(WORK, np.int64)
+            size = kernels.code_streams(part, np.array([part.size]), last, state, out, sizes, work)
             coded += out[:size].tobytes()
         assert coded == whole

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elsa_cli.core.kernels.coding_masks import BITS, NOTHING, ONES, SLACK, ZEROS, Bytes
+from elsa_cli.core.kernels.coding_masks import BITS, NOTHING, ONES, SLACK, ZEROS, Bytes, work_bytes
 from tests.core.kernels.forms import both, packed
 
 SIZES = (0, 1, 7, 8, 9, 63, 64, 65, 127, 128, 200, 1000, 4099)
@@ -143,13 +143,14 @@ def test_several_tensors(drawn: list[tuple[tuple[Any, Any], int]], alone: bool) 
     for kernels in both("coding_masks"):
         out = np.full(int(sizes.sum()) + len(sizes) + SLACK, 0xA5, np.uint8)
         ends = np.zeros(sizes.size, np.int64)
-        total = kernels.code_several(sparser, denser, sizes, codings, out, ends)
+        total = kernels.code_several(sparser, denser, sizes, codings, out, ends, work_bytes(sizes))
         assert out[:total].tobytes() == b"".join(expected)
         assert ends.tolist() == np.cumsum(list(map(len, expected)), dtype=np.int64).tolist()
 
         raw = np.concatenate([out[:total], bytes_of(SLACK)])
         mask, marked = np.full(denser.size, 0xA5, np.uint8), np.zeros(sizes.size, np.int64)
-        assert kernels.decode_several(raw, ends, sparser, sizes, codings, free, mask, marked)
+        args = (raw, ends, sparser, sizes, codings, free, mask, marked, work_bytes(sizes))
+        assert kernels.decode_several(*args)
         assert mask.tobytes() == denser.tobytes()
         assert marked.tolist() == wanted.tolist()
 
@@ -175,7 +176,7 @@ def test_several_tensors_one_of_them_damaged(raw: bytes, coding: int, free: int)
             data = np.frombuffer(bytearray(b"".join(parts) + bytes(SLACK)), np.uint8)
             ends = np.cumsum([len(p) for p in parts], dtype=np.int64)
             out, marked = np.empty(1 + -(-free // 8), np.uint8), np.zeros(2, np.int64)
-            args = (data, ends, NOTHING, sizes, codings, sizes, out, marked)
+            args = (data, ends, NOTHING, sizes, codings, sizes, out, marked, work_bytes(sizes))
             assert not kernels.decode_several(*args)
 
 

@@ -47,7 +47,7 @@ def test_deal_and_assemble(dtype: Any, size: int, densities: list[float], seed: 
         for depth in range(1, levels + 2):
             held = flat[: begins[depth]] if depth <= levels else flat
             out = np.full(size, 0xA5, dtype)
-            kernels.assemble(held.copy(), begins[:depth], rows[:depth], out)
+            kernels.assemble(held.copy(), begins[:depth].copy(), rows[:depth], out)
             assert out.tobytes() == np.where(bounds[depth], weights, dtype(0)).tobytes()
 
 
