@@ -62,6 +62,11 @@ def _import(kind: str) -> None:
         import torch._dynamo  # what the first step of an optimizer imports
 
         torch.set_num_threads(1)
+        with contextlib.suppress(ImportError):
+            import matplotlib
+
+            matplotlib.use("agg")
+            import matplotlib.pyplot
     else:
         sys.modules["torch"] = None  # type: ignore[assignment]  # what needs it is left out
     for file in sorted((ROOT / "elsa_cli").rglob("[!_]*.py")):

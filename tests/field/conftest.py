@@ -1,4 +1,4 @@
-"""The command line in processes that need not import torch again."""
+"""The command line in processes that need not import everything again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.field.tools import Field
 
 @pytest.fixture(scope="session")
 def field_server() -> Server:
-    """A server that these tests share."""
-    return shared("torch")
+    """A server that these tests share, without torch: a fork of less memory is a quick one."""
+    return shared("light")
 
 
 @pytest.fixture

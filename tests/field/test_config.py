@@ -227,14 +227,12 @@ def test_a_library_that_cannot_be_imported_changes_nothing(field: Field) -> None
     assert told(done.returncode, done.stdout.decode(), done.stderr.decode()).roles == NAMES
 
 
-def test_bytes_from_standard_input_have_no_config_beside(
-    field: Field, found: dict[str, str]
-) -> None:
+def test_bytes_from_standard_input_have_no_config_beside(field: Field, installed: Server) -> None:
     """What lies in the folder of the spooled bytes, or in this one, is not theirs."""
     field.save(BASE)
     field.write("config.json", json.dumps(GOOD))
     data = (field.folder / "model.safetensors").read_bytes()
     line = ("sparsify", "-", *LINE[2:], "-o", "out.elsa.safetensors")
-    env = {**found, "TMPDIR": str(field.folder)}
-    done = elsa(*line, cwd=field.folder, env=env, stdin=data)
+    env = {"TMPDIR": str(field.folder)}
+    done = installed.call(*line, cwd=field.folder, env=env, stdin=data)
     assert told(done.returncode, done.stdout.decode(), done.stderr.decode()).roles == NAMES

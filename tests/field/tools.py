@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.commands.forkserver import Done, Server
+from tests.commands.forkserver import Done, Server, shared
 
 __all__ = ["Choice", "Field", "normal", "octets", "sinusoids"]
 
@@ -115,8 +115,9 @@ class Field:
         return name
 
     def run(self, *arguments: str) -> Done:
-        """Run `elsa`."""
-        return self.server.run(*arguments, cwd=self.folder)
+        """Run `elsa`; with a recipe, in a fork that has torch already."""
+        server = shared("torch") if "--recipe" in arguments else self.server
+        return server.run(*arguments, cwd=self.folder)
 
     def sparsify(
         self,
