@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from elsa_cli.core.dtypes import DTYPES, Bits
 from elsa_cli.core.hashing import position_hash
@@ -86,6 +87,18 @@ class Scan:
         alike = all(t.dtype is self._common for t in tensors) and not self._factors
         self._raw = alike and layout.nan is None and is_magnitude(scorer)
         self._magnitude = np.uint64(layout.magnitude)
+        self._nonfinite = layout.nonfinite  # a key that is as large, or larger, is no number
+        self._finite = False  # whether it is known that there is none
+
+    def see_counts(self, counts: NDArray[np.uint64], shift: int) -> None:
+        """Learn from the counts of all keys whether NaN or infinity is among the weights.
+
+        Args:
+            counts: How many keys have which highest bits, (bins,).
+            shift: How many lower bits were left out.
+        """
+        if self._raw and not self.champions:
+            self._finite = not counts[self._nonfinite >> shift :].any()
 
     def pieces(self) -> Iterator[Piece]:
         """Yield every piece, tensors in order."""
@@ -172,6 +185,8 @@ class Scan:
 
     def check_finite(self, piece: Piece, scratch: Scratch) -> None:
         """Raise NonFinite if the piece just read has NaN or infinity among its weights."""
+        if self._finite:
+            return
         dtype = piece.tensor.dtype
         layout = dtype.float_bits
         assert layout is not None

@@ -188,6 +188,7 @@ def _first_digit(scan: Scan, threads: int, progress: Progress) -> tuple[int, Cou
     keys = np.arange(signed.size) & magnitude >> max(0, width - DIGIT)
     counts = np.zeros_like(signed)
     np.add.at(counts, keys, signed)
+    scan.see_counts(counts, max(0, width - DIGIT))
     return width, counts
 
 
