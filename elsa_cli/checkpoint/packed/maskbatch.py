@@ -35,6 +35,7 @@ def code_masks(
         The coded bytes of all tensors, and how many each has.
     """
     codings = codings_of(marked, free)
+    sizes = np.ascontiguousarray(sizes)  # kernels take no columns
     raw: Bytes = np.empty(int(sizes.sum()) + len(sizes) + 2 * SLACK, np.uint8)
     ends: Integers = np.zeros(len(sizes), np.int64)
     total = mask_kernels(0).code_several(
@@ -60,9 +61,9 @@ class MaskStreams:
         """Begin before the first weight."""
         self._coded = coded
         self._ends = ends
-        self._sizes = sizes
+        self._sizes = np.ascontiguousarray(sizes)  # kernels take no columns
         self._marked = marked
-        self._free = free
+        self._free = np.ascontiguousarray(free)
 
     def take(self, sparser: Bytes, count: int, out: Bytes) -> int:
         """Put together the masks of the level; return how many weights are in the shell.

@@ -107,7 +107,7 @@ def gather(sparser: Any, denser: Any, count: int, state: Any, out: Any) -> int:
     held = np.uint64(state[0])
     done, held, many = _gather(sparser, denser, 0, count, held, state[1], out)
     state[0], state[1] = np.int64(held), many
-    return done
+    return int(done)
 
 
 @inlined
@@ -137,14 +137,14 @@ def _gaps(bits: Any, count: int, coding: int, gap: int, out: Any, done: int) -> 
 def gaps(bits: Any, count: int, coding: int, state: Any, out: Any) -> int:
     """Find the gaps between marked bits; return the number of bytes that tell them."""
     done, state[0] = _gaps(bits, count, coding, state[0], out, 0)
-    return done
+    return int(done)
 
 
 @inlined
 def _ungaps(raw: Any, at: int, end: int, count: int, where: int, out: Any) -> Any:
     """Mark bits; return (the first byte that is not used, where the next gap begins)."""
     while at < end and where < count:
-        gap = np.int64(raw[np.uint64(at)])
+        gap = int(raw[np.uint64(at)])
         if gap == ESCAPE:
             where += gap
         else:
@@ -161,7 +161,7 @@ def _ungaps(raw: Any, at: int, end: int, count: int, where: int, out: Any) -> An
 def ungaps(raw: Any, begin: int, count: int, coding: int, state: Any, out: Any) -> int:
     """Undo `gaps` until all bits are known; return the first byte of `raw` that is not used."""
     at, state[0] = _ungaps(raw, begin, raw.size, count, state[0], out)
-    return at
+    return int(at)
 
 
 @inlined

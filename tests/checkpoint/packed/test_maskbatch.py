@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from elsa_cli.checkpoint.deflate import deflate
@@ -15,6 +15,7 @@ from elsa_cli.checkpoint.packed.maskbatch import MaskStreams, code_masks
 from elsa_cli.checkpoint.packed.maskcode import NOTHING, MaskStream, coding_of
 from elsa_cli.core.batch import Integers
 from elsa_cli.core.bits import Bools, Bytes, pack_bits
+from elsa_cli.core.kernels import VARIABLE, compiles
 from tests.checkpoint.packed.test_maskcode import beside, encode, reader
 
 DENSITIES = (0, 0.004, 0.05, 0.5, 0.95, 0.997, 1)
@@ -59,11 +60,19 @@ def one_by_one(coded: Sequence[bytes], marked: Sequence[int], free: Sequence[int
     return b"".join(found)
 
 
+@pytest.fixture(autouse=True, params=["numpy", "compiled"])
+def forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test with both forms of the kernels."""
+    if request.param == "compiled" and not compiles():
+        pytest.skip("numba cannot compile here")
+    monkeypatch.setenv(VARIABLE, request.param)
+
+
 SIZES = st.lists(st.sampled_from([0, 1, 7, 8, 9, 64, 255, 256, 257, 1000, 3000]), max_size=12)
 
 
 @given(SIZES, st.integers(0, 2**32))
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_bytes_are_those_of_each_by_itself(sizes: list[int], seed: int) -> None:
     masks = draw(sizes, seed)
     packed, marked, free = several(masks)
@@ -75,7 +84,7 @@ def test_the_bytes_are_those_of_each_by_itself(sizes: list[int], seed: int) -> N
 
 
 @given(SIZES, st.integers(0, 2**32))
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_the_sparser_level_keeps_is_left_out(sizes: list[int], seed: int) -> None:
     masks = draw(sizes, seed)
     _, marked, free = several(masks)
@@ -83,6 +92,8 @@ def test_what_the_sparser_level_keeps_is_left_out(sizes: list[int], seed: int) -
     sparser, denser = (np.concatenate([NOTHING, *(p[k] for p in pairs)]) for k in (0, 1))
     kept = [int(np.bitwise_count(p[0]).sum()) for p in pairs]
     numels = free + np.array(kept, np.int64)
+    table = np.stack([numels, marked, free], axis=1)  # columns, as of a table of shells
+    numels, marked, free = table.T
     coded, lengths = code_masks(sparser, denser, numels, marked, free)
     assert split(coded, lengths) == [encode(m, coding_of(int(m.sum()), m.size)) for m in masks]
     out = np.empty_like(denser)
