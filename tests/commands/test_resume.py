@@ -51,8 +51,10 @@ def test_a_kill_at_any_moment(
 ) -> None:
     expected, log, seconds = whole
     moments = random.Random(0)
-    interrupted = saved = 0
-    for number in range(MOMENTS):
+    number = interrupted = saved = 0
+    while number < MOMENTS or interrupted < MOMENTS // 2 or saved < MOMENTS // 4:
+        assert number < 10 * MOMENTS, (interrupted, saved)
+        number += 1
         folder = tmp_path / str(number)
         folder.mkdir()
         write_model(folder)
@@ -65,12 +67,12 @@ def test_a_kill_at_any_moment(
             saved += (folder / "out.resume").exists()
             again = server.run(*LINE, "--resume", cwd=folder)
             assert again.code == 0, again.err
+        else:
+            seconds *= 0.8  # the machine may have been busier when they were measured
         assert (folder / "out").read_bytes() == expected, number
         assert without_times(folder / "log") == log, number
         left = set(names(folder)) - {"__pycache__"}
         assert left == {"log", "model.elsa.safetensors", "model.safetensors", "out", "recipe.py"}
-    assert interrupted >= MOMENTS // 2
-    assert saved >= MOMENTS // 4
 
 
 @pytest.mark.parametrize(
