@@ -127,7 +127,10 @@ def test_training_says_the_same(field: Field) -> None:
     line = (file, "--levels", "0.9", "--recipe", recipe, "--epochs", "0", "--joint-epochs", "0")
     done = field.run("freeze-train", *line, "--json")
     assert done.code == 0, done.err
-    said = "level 0.9 keeps nothing of 1 tensor: fc.weight; --scope layer gives each its share"
+    said = (
+        "level 0.9 keeps nothing of 1 tensor: fc.weight; `elsa sparsify --scope layer` gives each "
+        "its share"
+    )
     assert json.loads(done.out)["warnings"] == [said]
     assert f"Warning: {said}" in done.err.splitlines()
 
