@@ -4,21 +4,47 @@ One file a kernel and signature. Its name holds a digest of all that the code de
 sources, the versions, the processor. So a file is never out of date, and there is no index that
 two processes could spoil for each other. It begins with a digest of the rest: whatever is not whole
 is as good as absent, and the kernel is compiled again. What cannot be written is not kept.
+
+    popcount-1f3a5b7c-0123456789abcdef-0123456789abcdef0123456789abcdef.bin
+    kernel   package  sources          signature, versions, processor
+
+The package is the folder that it lies in: several may share a folder for caches. When a file is
+kept, those of older sources of the same package go. A process that still runs these has them
+loaded, or compiles again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["folders", "keep", "kept"]
+__all__ = ["HERE", "folders", "keep", "kept", "name_of"]
 
 HERE = Path(__file__).parent
 DIGEST = 32  # bytes
+NAME = re.compile(r"\w+-([0-9a-f]{8})-([0-9a-f]{16})-[0-9a-f]{32}\.bin")
+
+
+def name_of(kernel: str, sources: bytes, rest: str) -> str:
+    """Return the name that code is kept under.
+
+    Args:
+        kernel: The function's name.
+        sources: All of them.
+        rest: What else the code depends on.
+    """
+    package = _digest(os.fsencode(HERE))[:8]
+    return f"{kernel}-{package}-{_digest(sources)[:16]}-{_digest(rest.encode())[:32]}.bin"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def kept(name: str) -> Iterator[bytes]:
@@ -39,7 +65,23 @@ def keep(name: str, content: bytes) -> None:
             _write(folder, name, hashlib.sha256(content).digest() + content)
         except OSError:
             continue
+        with contextlib.suppress(OSError):
+            _remove_older(folder, name)
         return
+
+
+def _remove_older(folder: Path, name: str) -> None:
+    """Remove what was kept of other sources of the same package.
+
+    Raises:
+        OSError: Something cannot be removed.
+    """
+    ours = NAME.fullmatch(name)
+    assert ours is not None
+    for file in folder.iterdir():
+        found = NAME.fullmatch(file.name)
+        if found is not None and found[1] == ours[1] and found[2] != ours[2]:
+            file.unlink(missing_ok=True)
 
 
 def _write(folder: Path, name: str, content: bytes) -> None:

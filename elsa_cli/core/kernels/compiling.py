@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import json
 import platform
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -26,7 +25,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
-from elsa_cli.core.kernels.caching import HERE, keep, kept
+from elsa_cli.core.kernels.caching import HERE, keep, kept, name_of
 
 __all__ = ["inlined", "kernel", "vectored", "works"]
 
@@ -157,30 +156,28 @@ def _machine() -> Any:
 
 
 @functools.cache
-def _surroundings() -> str:
-    """Return a digest of what code depends on beside its signature: sources, versions, machine."""
-    found = hashlib.sha256()
-    for part in _parts():
-        found.update(hashlib.sha256(part).digest())
-    return found.hexdigest()
+def _sources() -> bytes:
+    """Return the sources that code depends on."""
+    files = sorted(HERE.glob("*.py"))
+    return b"".join(file.name.encode() + b"\0" + file.read_bytes() + b"\0" for file in files)
 
 
-def _parts() -> Iterator[bytes]:
-    machine = (llvm.get_process_triple(), llvm.get_host_cpu_name())
-    features = llvm.get_host_cpu_features().flatten()
-    yield repr((machine, features, llvmlite.__version__, sys.version)).encode()
+@functools.cache
+def _versions() -> bytes:
+    """Return the versions that code depends on."""
     numba = find_spec("numba")  # found, not imported
     assert numba is not None
     assert numba.origin is not None
-    yield (Path(numba.origin).parent / "_version.py").read_bytes()
-    for file in sorted(HERE.glob("*.py")):
-        yield file.name.encode()
-        yield file.read_bytes()
+    return (Path(numba.origin).parent / "_version.py").read_bytes() + (
+        f"{llvmlite.__version__} {sys.version}".encode()
+    )
 
 
 def _name(function: Callable[..., Any], kinds: list[str]) -> str:
-    key = repr((function.__module__, function.__qualname__, kinds, _surroundings()))
-    return f"{function.__name__}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.bin"
+    features = llvm.get_host_cpu_features().flatten()
+    machine = (llvm.get_process_triple(), llvm.get_host_cpu_name(), features)
+    key = (function.__module__, function.__qualname__, kinds, machine, _versions())
+    return name_of(function.__name__, _sources(), repr(key))
 
 
 @kernel

@@ -94,7 +94,7 @@ def kept(folder: Path) -> list[str]:
     """Return the names of the kernels in a folder; nothing else may be there."""
     files = sorted(file.name for file in folder.iterdir())
     assert all(file.endswith(".bin") for file in files), files
-    return [file.rpartition("-")[0] for file in files]
+    return [file.partition("-")[0] for file in files]
 
 
 BOTH = ["_probe", "popcount"]
@@ -199,6 +199,32 @@ def test_code_of_other_sources_is_not_used(install: Install) -> None:
     source = install.package / "core" / "kernels" / "masking_compiled.py"
     source.write_text(source.read_text().replace("total = 0", "total = 1000"))
     assert install.run() == ["compiled", 1160, True]
+    assert kept(install.beside) == BOTH  # nothing is left of the older ones
+
+
+def test_only_our_own_files_of_older_sources_are_removed(install: Install) -> None:
+    """A folder for caches may hold what other packages, versions of Python and people keep."""
+    install.block()
+    assert install.run() == COMPILED
+    caches = install.home / ".cache" / "elsa"
+    name = next(caches.glob("popcount-*")).name
+    kernel, package, sources, rest = name.removesuffix(".bin").split("-")
+    older, other = sources[::-1], package[::-1]
+    stay = [
+        f"{kernel}-{other}-{older}-{rest}.bin",  # of a package elsewhere
+        f"{kernel}-{package}-{sources}-{rest[::-1]}.bin",  # of another processor
+        f"{kernel}-{package}-{older}-{rest}.txt",
+        f"my-{kernel}-{package}-{older}-{rest}.bin",
+        "notes.bin",
+    ]
+    for file in (*stay, go := f"{kernel}-{package}-{older}-{rest}.bin"):
+        (caches / file).write_bytes(b"")
+    assert install.run() == LOADED
+    assert (caches / go).exists()  # nothing was kept, so nothing is removed
+    next(caches.glob("_probe-*")).unlink()
+    assert install.run() == COMPILED
+    assert not (caches / go).exists()
+    assert {file.name for file in caches.iterdir()} > {*stay, name}
 
 
 def test_little_to_do_needs_no_compiled_code(install: Install) -> None:
