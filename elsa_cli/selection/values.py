@@ -29,6 +29,7 @@ MANY_TIMES = 6  # how often a value occurs, on average, in what a program comput
 RUN = 8  # neighbours that a progression needs; of fewer, any three numbers are one
 LONG = 4 * RUN  # neighbours that are looked at
 LINES = 64  # lines that are looked at, as many as there are from end to end
+AT_ONCE = 1 << 19  # bytes that are read at once
 ROUNDED = 2.0**-8  # of a value: what rounding to bfloat16 does, whatever it is stored as now
 
 Floats = NDArray[np.float64]
@@ -100,11 +101,20 @@ def _corner(container: Container, tensor: TensorSpec, most: int) -> Floats:
     corner = [min(size, low) for size in shape]
     cut = max((at for at, size in enumerate(shape) if corner[at] < size), default=0)
     run = prod(corner[cut:])  # elements that follow one another in the file
-    bits = np.empty(prod(corner), tensor.dtype.unsigned)
-    rows = bits.view(np.uint8).reshape(-1, run * tensor.dtype.itemsize)
-    for row, place in zip(rows, product(*map(range, corner[:cut])), strict=True):
-        first = sum(at * prod(shape[dim + 1 :]) for dim, at in enumerate(place))
-        container.read_part(tensor, first * tensor.dtype.itemsize, row.data)
+    steps = [prod(shape[dim + 1 :]) for dim in range(cut)]
+    firsts = [
+        sum(index * step for index, step in zip(place, steps, strict=True))
+        for place in product(*map(range, corner[:cut]))
+    ]
+    size, unsigned = tensor.dtype.itemsize, tensor.dtype.unsigned
+    if (firsts[-1] + run) * size <= AT_ONCE:  # reading a little too much is faster than many calls
+        data = np.empty(firsts[-1] + run, unsigned)
+        container.read_part(tensor, 0, data.view(np.uint8).data)
+        bits = data[np.add.outer(firsts, np.arange(run))]
+    else:
+        bits = np.empty((len(firsts), run), unsigned)
+        for row, first in zip(bits, firsts, strict=True):
+            container.read_part(tensor, first * size, row.view(np.uint8).data)
     return to_float(bits, tensor.dtype).reshape(corner)
 
 
