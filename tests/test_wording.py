@@ -191,7 +191,7 @@ def parameters(functions: list[str]) -> set[str]:
 NEVER = {
     ("evaluate", "accumulate"): "named where `loss` runs out of memory; evaluate does not call it",
     ("evaluate", "precision"): "as accumulate",
-    ("evaluate", "framework"): "named where torch is missing, without which evaluate does not begin",
+    ("evaluate", "framework"): "named where torch is missing, which evaluate needs",
     ("evaluate", "resume"): "named where a process of several is lost; evaluate runs in one",
     ("evaluate", "recipe_settings"): "its recipe is set by `settings`",
     ("freeze-train", "freeze"): "TrainOptions does not check it, and a save of a command has True",

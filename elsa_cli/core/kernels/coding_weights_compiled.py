@@ -31,7 +31,7 @@ def deal(values: Any, sparser: Any, denser: Any, out: Any) -> int:
             done += ones(word)
             continue
         word &= valid_bits(values.size - first)
-        while word:
+        while word and done < out.size:  # masks that do not nest would take more than there is
             out[done] = values[first + zeros_before(word)]
             done += 1
             word &= word - ONE

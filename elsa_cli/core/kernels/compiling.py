@@ -79,7 +79,7 @@ class _Kernel:
         for a in args:
             if isinstance(a, np.ndarray):
                 if not a.flags.c_contiguous:
-                    raise ValueError("a kernel takes contiguous arrays alone")
+                    raise TypeError("a kernel takes contiguous arrays alone")
                 flat += (None, None, a.size, a.itemsize, a.ctypes.data, *a.shape, *a.strides)
             else:
                 flat.append(int(a))
