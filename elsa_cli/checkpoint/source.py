@@ -24,6 +24,7 @@ from elsa_cli.core.closing import Closing
 from elsa_cli.core.dtypes import Bits
 from elsa_cli.core.level import DENSE, Level
 from elsa_cli.core.work import Progress, Scratch, chunk_of
+from elsa_cli.storage.container import Container
 from elsa_cli.storage.header import TensorSpec
 from elsa_cli.storage.source import Extent
 
@@ -124,6 +125,15 @@ class NestedSource(Closing):
         Those that are neither prunable nor per-level are always among them; at dense, so are the
         per-level ones, and prunable tensors whose dense bytes lie together.
         """
+
+    def extents_in(self, container: Container, level: Level) -> Iterator[tuple[TensorSpec, Extent]]:
+        """Do what `verbatim` has to do where the whole dense network is in one container."""
+        left_out: set[str] = set()
+        if level != DENSE:
+            left_out = {t.name for t in self.manifest.tensors} | set(self.manifest.per_level)
+        for name, spec in self.tensors.items():
+            if name not in left_out:
+                yield spec, container.extent(spec)
 
     def network_jobs(self, level: Level) -> Iterator[Batch]:
         """Yield independent batches of what `verbatim` leaves out of a network, for `network`."""

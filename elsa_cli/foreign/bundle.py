@@ -58,8 +58,8 @@ class Bundle(NestedSource):
         self._sparse = list(sparse)
         self._spool = spool
         # Where each tensor lies in dense, and in the sparse files.
-        self._infos = _infos_of(dense)
-        self._theirs = [_infos_of(s) for s in self._sparse]
+        self._infos = dense.named
+        self._theirs = [s.named for s in self._sparse]
         # Where the masks of each prunable tensor begin in the spool, and where the last end.
         self._offsets = [0]
         self.manifest = Manifest((), (), {"name": "bundle"}, 0, "auto", ())
@@ -99,7 +99,7 @@ class Bundle(NestedSource):
         files = len(self._sparse)
         progress(0, (2 * files + 1) * self._dense.data_bytes)
         self._sparse.sort(key=lambda s: -_zeros(s, threads, progress))
-        self._theirs = [_infos_of(s) for s in self._sparse]
+        self._theirs = [s.named for s in self._sparse]
         differs = self._differing(threads, progress)
         per_level = tuple(sorted(t.name for t in differs if len(t.shape) <= 1))
         pruned = [t for t in differs if len(t.shape) > 1]
@@ -171,12 +171,7 @@ class Bundle(NestedSource):
 
     def verbatim(self, level: Level) -> Iterator[tuple[TensorSpec, Extent]]:
         """Yield the tensors whose bytes in the dense file are those of the level."""
-        left_out: set[str] = set()
-        if level != DENSE:
-            left_out = {t.name for t in self.manifest.tensors} | set(self.manifest.per_level)
-        for t in self._infos.values():
-            if t.name not in left_out:
-                yield t.spec, self._dense.extent(t)
+        return self.extents_in(self._dense, level)
 
     def _differing(self, threads: int, progress: Progress) -> list[TensorInfo]:
         """Return the tensors of which any sparse file has other bytes."""
@@ -273,10 +268,6 @@ def _kept(piece: Batch, own: Bits, theirs: Bits) -> tuple[Bools, Bools]:
     found = piece.dtypes[0].magnitudes(theirs) != 0
     found |= same & (theirs != 0)
     return found, found & ~same
-
-
-def _infos_of(file: Container) -> Mapping[str, TensorInfo]:
-    return {t.name: t for t in file.tensors}
 
 
 def _zeros(file: Container, threads: int, progress: Progress) -> int:

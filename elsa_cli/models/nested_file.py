@@ -172,12 +172,7 @@ class NestedInMemory(NestedSource):
 
     def verbatim(self, level: Level) -> Iterator[tuple[TensorSpec, Extent]]:
         """Yield the tensors whose bytes in memory are those of the level."""
-        computed: set[str] = set()
-        if level != DENSE:
-            computed = {t.name for t in self.manifest.tensors} | set(self.manifest.per_level)
-        for t in self._container.tensors:
-            if t.name not in computed:
-                yield t.spec, self._container.extent(t)
+        return self.extents_in(self._container, level)
 
     def close(self) -> None:
         """Let go of the network."""

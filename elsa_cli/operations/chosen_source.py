@@ -56,7 +56,6 @@ class ChosenSource(NestedSource):
         self.name = container.path
         self.manifest = draft
         self.metadata = container.metadata
-        self._infos = {t.name: t for t in container.tensors}
         self.tensors: Mapping[str, TensorSpec] = {t.name: t.spec for t in container.tensors}
         self.passes = 1 if choosing.rule.group else 2
         self._choice = Choice(())
@@ -132,9 +131,4 @@ class ChosenSource(NestedSource):
 
     def verbatim(self, level: Level) -> Iterator[tuple[TensorSpec, Extent]]:
         """Yield the tensors whose bytes in the dense file are those of the level."""
-        pruned = (
-            set() if level not in self.manifest.levels else {t.name for t in self.manifest.tensors}
-        )
-        for t in self._infos.values():
-            if t.name not in pruned:
-                yield t.spec, self._container.extent(t)
+        return self.extents_in(self._container, level)

@@ -1,7 +1,8 @@
 """The rules that tell a tensor's role by its name, as data: the first one that fits decides.
 
 Each rule names the family of networks or libraries that it is for. What moves a tensor from one
-role to another is a new `rules.VERSION`.
+role to another is a new `rules.VERSION`. It is one table, in one order, and therefore one file,
+however long.
 """
 
 from __future__ import annotations

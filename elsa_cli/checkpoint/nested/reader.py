@@ -137,12 +137,7 @@ class NestedReader(Reader):
 
     def verbatim(self, level: Level) -> Iterator[tuple[TensorSpec, Extent]]:
         """Yield the tensors whose bytes in the file are those of the level."""
-        left_out: set[str] = set()
-        if level != DENSE:
-            left_out = {t.name for t in self.manifest.tensors} | set(self.manifest.per_level)
-        for t in self._dense.values():
-            if t.name not in left_out:
-                yield t.spec, self.container.extent(t)
+        return self.extents_in(self.container, level)
 
     def wrong_digests(self, threads: int, progress: Progress) -> tuple[int, list[str]]:
         """Compare the digests of all prunable tensors and of all masks; see `Reader`."""

@@ -9,15 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from elsa_cli.core.kernels.coding_deflate import (
-    BLOCK,
-    END,
-    LONGEST,
-    LONGEST_LENGTH,
-    ORDER,
-    TINY,
-)
-from elsa_cli.core.kernels.coding_deflate import FIXED as FIXED_LENGTHS
+import elsa_cli.core.kernels.coding_deflate as stated
+from elsa_cli.core.kernels.coding_deflate import BLOCK, END, LONGEST, LONGEST_LENGTH, ORDER, TINY
 from elsa_cli.core.kernels.coding_words import store64
 from elsa_cli.core.kernels.compiling import inlined, kernel
 
@@ -26,7 +19,7 @@ __all__ = ["code_streams"]
 SYMBOLS = END + 1
 TOLD = len(ORDER)  # symbols that tell code lengths
 PLACES = np.array(ORDER, np.int64)
-FIXED = np.array(FIXED_LENGTHS, np.int64)
+FIXED = np.array(stated.FIXED, np.int64)
 
 # Rows of the work array, `WORK` in coding_deflate.py.
 TALLY = 0  # and the three rows behind it: how often each byte comes

@@ -280,5 +280,5 @@ def test_what_could_be_written_out_of_bounds_is_refused() -> None:
     bits.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         masking_compiled.zero_unkept(bits, np.zeros(2, np.uint8), Scratch())
-    with pytest.raises(ValueError, match="contiguous"):
+    with pytest.raises(TypeError, match="contiguous"):
         selecting_compiled.any_at_least(bits[::2], np.uint64(1), np.uint64(1))
