@@ -159,8 +159,8 @@ def test_another_number_of_processes_goes_on(first: int, server: Server, tmp_pat
     went_on = run(3 - first, "--resume")
     done, total = {1: (5, 36), 2: (22, 72)}[first]
     assert (
-        f"processes was {first}, is {3 - first}: the bits may not be those of a run without "
-        f"interruption\ncontinuing from the save at step {done} of {total}\n"
+        f"processes was {first}, is {3 - first}: the bits may differ from those of an "
+        f"uninterrupted run\ncontinuing from the save at step {done} of {total}\n"
     ) in went_on
     assert verify(tmp_path / "out").ok
     assert not (tmp_path / "out.resume").exists()
