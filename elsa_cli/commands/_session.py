@@ -132,7 +132,12 @@ class Session:
 
 @contextlib.contextmanager
 def session(
-    label: str, shown: Shown, find: Find | None = None, target: Target | None = None
+    label: str,
+    shown: Shown,
+    find: Find | None = None,
+    target: Target | None = None,
+    *,
+    recipe: bool = False,
 ) -> Iterator[Session]:
     """Open what a command needs while its operation runs; afterwards it shows and sends.
 
@@ -141,11 +146,14 @@ def session(
         shown: What is shown and printed.
         find: Finds the input, given the screen; None if the command finds its inputs itself.
         target: The output; None for a command that writes no file.
+        recipe: Whether a recipe's model is run.
 
     Raises:
         UsageError: The output cannot go where it is asked for, or there is no input.
         InputError: The input does not exist.
     """
+    if not recipe:  # numpy starts a thread a core for linear algebra, which is not needed here
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     screen = Screen(quiet=shown.quiet, verbose=shown.verbose)
     if target is not None:
         _check_stream(target.output, as_json=shown.as_json)

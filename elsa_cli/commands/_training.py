@@ -95,7 +95,7 @@ def recipe_session(
         target: The output; None for a command that writes no file.
     """
     quiet = shown.quiet or os.environ.get("RANK", "0") != "0"
-    with session(label, replace(shown, quiet=quiet), find, target) as run:
+    with session(label, replace(shown, quiet=quiet), find, target, recipe=True) as run:
         try:
             yield run
         except Misfit as error:

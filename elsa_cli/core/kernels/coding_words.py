@@ -38,7 +38,7 @@ def load64(data: Any, at: int) -> Any:
 @vectored
 def store64(data: Any, at: int, word: Any) -> None:
     """Put a word into the 8 bytes of a contiguous array from byte `at`, the lowest one first."""
-    data[at : at + 8] = np.frombuffer(int(word).to_bytes(8, "little"), np.uint8)
+    data.reshape(-1)[at : at + 8] = np.frombuffer(int(word).to_bytes(8, "little"), np.uint8)
 
 
 @vectored

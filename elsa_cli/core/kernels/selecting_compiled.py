@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from elsa_cli.core.kernels.coding_words import store64
 from elsa_cli.core.kernels.compiling import inlined, kernel
 from elsa_cli.core.kernels.vectors import at_least, equal, ones, zeros_before
 
@@ -136,8 +137,7 @@ def keep(
             kept[level] += ones(word)
             byte = start // 8
             if start + 64 <= bits.size:
-                for i in range(8):
-                    packed[level, byte + i] = np.uint8(word >> np.uint64(8 * i))
+                store64(packed, level * packed.shape[1] + byte, word)
             else:
                 for i in range(packed.shape[1] - byte):
                     packed[level, byte + i] = np.uint8(word >> np.uint64(8 * i))
