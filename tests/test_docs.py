@@ -25,7 +25,7 @@ PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 # Benchmarks and `make docs` write the other pages.
 BY_HAND = (
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/digits/README.md"),
-    *("docs/checkpoints.md", "docs/recipes.md"),
+    *("docs/checkpoints.md", "docs/format.md", "docs/recipes.md"),
 )
 WIDTH = 100
 

@@ -42,7 +42,7 @@ def find_manifest(
     except (BadManifest, UnknownVersion):
         if _says_what_it_is(text) or any(map(is_ours, tensors)):
             raise
-        # A mask in the header has the name of a tensor, and a value that nobody writes by chance.
+        # A mask in the header has the name of a tensor, and a value that is not written by chance.
         if any(is_ours(key) and is_coded_text(value) for key, value in metadata.items()):
             raise
     return None

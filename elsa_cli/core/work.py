@@ -56,14 +56,14 @@ State = TypeVar("State")
 
 
 class Progress(Protocol):
-    """What an operation tells while it works."""
+    """Callback that receives an operation's progress."""
 
     def __call__(self, done: int, total: int | None = None) -> None:
         """Add `done` bytes to what is done, or set the total of the stage that begins."""
 
 
 def no_progress(done: int, total: int | None = None) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 def default_threads() -> int:

@@ -212,7 +212,7 @@ def _scales_of(beside: Mapping[str, TensorSpec]) -> dict[str, list[TensorSpec]]:
     """
     weights = {n for n, t in beside.items() if t.dtype.name in FLOAT8 and not SCALE.fullmatch(n)}
     own: dict[str, list[str]] = {weight: [] for weight in weights}
-    nobodys = []
+    ownerless = []
     for name, t in beside.items():
         if not SCALE.fullmatch(name) or not (
             t.dtype.float_bits is not None or t.dtype.name in ("F8_E8M0", "U8")
@@ -222,11 +222,11 @@ def _scales_of(beside: Mapping[str, TensorSpec]) -> dict[str, list[TensorSpec]]:
         if owner:
             own[owner].append(name)
         elif not OF_ACTIVATIONS.fullmatch(name) and t.dtype.name not in FLOAT8:
-            nobodys.append(name)
+            ownerless.append(name)
     found = {}
     for weight, names in own.items():
         names.sort(key=len)
-        others = sorted(nobodys, key=lambda n: (-_alike(n, weight), len(n)))
+        others = sorted(ownerless, key=lambda n: (-_alike(n, weight), len(n)))
         found[weight] = [beside[n] for n in (*names, *others)]
     return found
 

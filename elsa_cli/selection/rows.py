@@ -1,4 +1,4 @@
-"""Rows that must not lose all their weights, lest a norm divide by zero.
+"""Rows that must not lose all their weights, because a norm would divide by zero.
 
 Weight normalisation computes g · v / |v| for each row of v: a row of zeros is 0/0, NaN for good. So
 the best weight of each such row, its champion, comes before all other weights in the order in which

@@ -160,7 +160,7 @@ def _progresses(block: Floats, *, whole: bool) -> bool:
     """Tell whether x[i-1] + x[i+1] = c · x[i] along the first axis, with one c for each line.
 
     Sinusoids obey it with c = 2 cos(step), and so do coordinates, with c = 2. Lines that do not
-    change prove nothing. A grid that is laid out in one row begins anew after each of its own rows,
+    change prove nothing. A grid that is laid out in one row starts again after each of its rows,
     and distances turn at the diagonal.
 
     Example: 0, 1, 2, 3 has c = 2: 0 + 2 = 2 · 1 and 1 + 3 = 2 · 2.
