@@ -271,7 +271,7 @@ def _see(
 
 
 def _finish(search: _Search, parts: Sequence[tuple[Words | None, Hashes]]) -> None:
-    """Sort the weights that share the bits known, and take the cut at the last one wanted."""
+    """Find the last weight wanted among those that share the bits known: the cut is there."""
     hashes = np.concatenate([h for _, h in parts])
     keys = np.full(hashes.size, search.cut.key, np.uint64)
     if search.known <= search.width:
@@ -285,6 +285,16 @@ def _finish(search: _Search, parts: Sequence[tuple[Words | None, Hashes]]) -> No
         inside = hashes >> np.uint64(below) == of_hash >> np.uint64(below)
     keys, hashes = keys[inside], hashes[inside]
     assert hashes.size == search.size
-    last = np.lexsort((~hashes, ~keys))[search.want - 1]
-    search.prefix = int(keys[last]) << HASH | int(hashes[last])
+    # Of the keys the one at the cut, and of its hashes the one at the cut: no need to sort all.
+    key = _largest(keys, search.want)
+    above = int(np.count_nonzero(keys > key))
+    tie = _largest(hashes[keys == key], search.want - above)
+    search.prefix = int(key) << HASH | int(tie)
     search.known, search.want, search.size = search.width + HASH, 1, 1
+
+
+def _largest(numbers: Words, rank: int) -> np.uint64:
+    """Return the largest number (rank 1), the second largest (rank 2), and so on."""
+    at = numbers.size - rank
+    found: np.uint64 = np.partition(numbers, at)[at]
+    return found

@@ -117,7 +117,7 @@ class NewFile(Closing):
         return True
 
     def _claim(self) -> bool:
-        """Take a free name with an empty file and replace that, so that no other file is replaced."""
+        """Take a free name with an empty file, and replace that: no other file is replaced."""
         assert self._hidden is not None
         try:
             os.close(os.open(self._target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC))
