@@ -48,13 +48,14 @@ def command(
       elsa extract model.elsa.safetensors --level 0.5,0.9 -o 'out-{level}.safetensors'
     """
     from elsa_cli.core.level import parse_levels
-    from elsa_cli.operations.extract import extract
 
     if target.output == "-" and len(parse_levels(level)) > 1:
         raise UsageError(
             "standard output takes one level", hint="name one level, or a file with -o"
         )
     with session("extract", shown, partial(open_input, checkpoint, search=True), target) as run:
+        from elsa_cli.operations.extract import extract
+
         report = extract(
             run.path, level, run.output, threads=threads, progress=run.progress, **target.policy()
         )

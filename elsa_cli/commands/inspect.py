@@ -33,9 +33,9 @@ def command(checkpoint: str | None, threads: int | None, shown: Shown) -> None:
       elsa inspect model.elsa.safetensors
       elsa inspect model.safetensors --json
     """
-    from elsa_cli.operations.inspect import inspect
-
     with session("inspect", shown, partial(open_input, checkpoint, search=True)) as run:
+        from elsa_cli.operations.inspect import inspect
+
         report = inspect(run.path, threads=threads, progress=run.progress)
     if not shown.as_json:
         _show(run.screen, report)

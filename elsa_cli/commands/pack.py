@@ -53,8 +53,6 @@ def command(
       elsa pack --unpack model.packed.elsa.safetensors -o model.elsa.safetensors
       elsa pack dense.safetensors half.safetensors tenth.safetensors -o all.elsa.safetensors
     """
-    from elsa_cli.operations import pack as operation
-
     if unpack and (levels is not None or len(checkpoints) > 1):
         raise UsageError("--unpack takes one packed checkpoint and no --levels")
     if len(checkpoints) > 1:
@@ -64,6 +62,8 @@ def command(
     else:
         find = partial(open_input, checkpoints[0] if checkpoints else None, search=True)
     with session("unpack" if unpack else "pack", shown, find, target) as run:
+        from elsa_cli.operations import pack as operation
+
         paths = [run.path] if find else checkpoints
         how = {**target.policy(), "threads": threads, "progress": run.progress}
         if unpack:

@@ -136,9 +136,9 @@ def command(
     Example:
       elsa sparsify model.safetensors --levels 0.5,0.7,0.9
     """
-    from elsa_cli.operations.sparsify import sparsify
-
     with session("sparsify", shown, partial(open_input, checkpoint, search=False), target) as run:
+        from elsa_cli.operations.sparsify import sparsify
+
         report = sparsify(
             run.path,
             output=None if dry_run else run.output,

@@ -29,9 +29,9 @@ def command(checkpoint: str | None, threads: int | None, shown: Shown) -> None:
     Example:
       elsa verify model.elsa.safetensors
     """
-    from elsa_cli.operations.verify import verify
-
     with session("verify", shown, partial(open_input, checkpoint, search=True)) as run:
+        from elsa_cli.operations.verify import verify
+
         report = verify(run.path, threads=threads, progress=run.progress)
     if not shown.as_json:
         for problem in report.problems:
