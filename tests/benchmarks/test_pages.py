@@ -16,8 +16,10 @@ from benchmarks.quality.records import Records
 from benchmarks.speed.many_tensors import ManyResults
 from benchmarks.speed.many_tensors import render as render_many
 from benchmarks.speed.page import goals_text
+from benchmarks.speed.page import render as render_speed
 from benchmarks.speed.processes import Run
 from benchmarks.speed.results import Figure, Results, Row
+from benchmarks.speed.results import Results as SpeedResults
 from benchmarks.step.page import StepResults
 from benchmarks.step.page import render as render_step
 
@@ -114,6 +116,7 @@ def test_a_spread_is_written_with_few_digits(spread: Spread, text: str) -> None:
 
 
 PAGES: dict[str, Callable[[Path], str]] = {
+    "performance": lambda path: render_speed(read(SpeedResults, path)),
     "quality": lambda path: render_quality(Records.load(path)),
     "step": lambda path: render_step(read(StepResults, path)),
     "many_tensors": lambda path: render_many(read(ManyResults, path)),
