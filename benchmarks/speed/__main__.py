@@ -7,7 +7,6 @@ tools are measured on the same weights; without them that part is left out.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -25,11 +24,10 @@ from benchmarks.speed.results import Results
 from benchmarks.speed.rivals import measure_bitmask, measure_prune
 from benchmarks.speed.stages import measure_levels, measure_upkeep
 from benchmarks.speed.start import measure_start
+from elsa_cli.core.kernels.caching import folders
 
 SIZE, QUICK_SIZE = 1.07, 0.01
 DTYPES = ("bf16", "fp32")
-# Where compiled kernels are kept; told to every process, so that first runs find nothing.
-CACHES = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
 EMPTY = "no compiled kernels on the machine"
 KNOWN = "the compiled kernels that were on the machine"
 
@@ -48,6 +46,13 @@ def main() -> None:
     write(options.docs, page, render(results), results)
     if options.docs is not None:
         draw(results, options.docs / f"{page}.png")
+
+
+def _forget_kernels() -> None:
+    """Remove the compiled kernels that are kept on this machine, so that first runs find none."""
+    for folder in folders(make=False):
+        for file in folder.glob("*.bin"):
+            file.unlink()
 
 
 def _options() -> argparse.Namespace:
@@ -81,7 +86,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> Results:
         "caches": KNOWN if options.quick else EMPTY,
     }
     if not options.quick:
-        os.environ |= dict.fromkeys(CACHES, str(folder / "caches"))
+        _forget_kernels()
     for dtype in DTYPES:
         subject = Subject(dtype, folder / "dense.safetensors")
         bench.log(f"{dtype}: {options.size:g} GB")
