@@ -141,14 +141,6 @@ class Batch:
         values = dtype.magnitudes(cells, out=cells) if dtype.float_bits else cells
         return self.counts(values != 0 if self.several else values)
 
-    def cells_of(self, where: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the cells of some weights."""
-        if not self.mixed:
-            return where
-        widths = np.repeat(self._widths, self.sizes)
-        begins = starts(widths)
-        return spread(begins[where], widths[where])
-
     def moves(self, places: Integers) -> Iterator[tuple[int, int, int]]:
         """Yield (offset in the batch, place, size) in bytes; neighbours in both are joined.
 

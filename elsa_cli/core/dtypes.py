@@ -68,11 +68,6 @@ class DType:
         found[nan] = layout.nan
         return found
 
-    def has_nonfinite(self, magnitudes: Bits) -> bool:
-        """Tell whether NaN or infinity is among weights given as magnitudes."""
-        assert self.float_bits is not None
-        return bool(magnitudes.size) and int(magnitudes.max()) >= self.float_bits.nonfinite
-
 
 # In the order of the library's own enumeration; FNUZ and FN floats have no infinity. F8_E8M0 has
 # no zero, F4 and F6 share bytes, complex numbers have no order: these are kept, never pruned.

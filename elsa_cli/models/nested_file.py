@@ -82,6 +82,7 @@ def from_nested(source: NestedSource, threads: int) -> NestedFile:
         UsageError: Torch lacks one of the dtypes.
     """
     source.require(DENSE)
+    source.prepare(threads, no_progress)
     manifest, specs = source.manifest, source.tensors
     data: dict[str, Octets] = {t.name: np.empty(t.nbytes, np.uint8) for t in specs.values()}
     owners: dict[str, Octets] = {t.name: np.zeros(t.numel, np.uint8) for t in manifest.tensors}
@@ -101,7 +102,6 @@ def from_nested(source: NestedSource, threads: int) -> NestedFile:
             octets = cells.view(np.uint8)
             _deal(octets, piece.byte_sizes, pruned_data[piece.rows], piece.start * width)
 
-    source.prepare(threads, no_progress)
     run(source.jobs(), work, Scratch, threads)
     values = {t.name: from_bytes(data[t.name], t.dtype, t.shape) for t in specs.values()}
     per_level = {}

@@ -57,7 +57,7 @@ class ChosenSource(NestedSource):
         self.manifest = draft
         self.metadata = container.metadata
         self.tensors: Mapping[str, TensorSpec] = {t.name: t.spec for t in container.tensors}
-        self.passes = 1 if choosing.rule.group else 2
+        self.passes = 0 if choosing.rule.group else 2  # groups are chosen as they are written
         self._choice = Choice(())
         # What the choice is made in: for each prunable tensor the pieces of it, with their part.
         self._scanned: list[list[tuple[int, Scanned]]] = []

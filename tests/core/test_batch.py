@@ -97,7 +97,6 @@ def test_cells(joined: Batch) -> None:
     assert wanted.size == joined.cells
     packed = joined.cell_mask(joined.pack_mask(mask))
     assert np.array_equal(unpack_bits(packed, joined.cells), wanted)
-    assert np.array_equal(joined.cells_of(np.flatnonzero(mask)), np.flatnonzero(wanted))
 
 
 def test_zeros_of_both_signs(joined: Batch) -> None:
